@@ -1,0 +1,49 @@
+"""Errors of the mapping engine. All derive from :class:`spex_core.errors.SpexError` and pickle from one message."""
+
+from __future__ import annotations
+
+from spex_core.errors import SpexError
+
+
+class BadInputError(SpexError):
+    """Something the user gave is wrong; the command line exits with code 2."""
+
+
+class ConfigError(BadInputError):
+    """The run file is malformed; the message names the field."""
+
+
+class RegionError(BadInputError):
+    """The region file is missing, not GeoJSON, empty or geometrically invalid."""
+
+
+class OutputError(BadInputError):
+    """The output folder cannot be used (not writable, another run, not a SPEX run)."""
+
+
+class CatalogError(SpexError):
+    """The STAC catalog could not be searched, or answered with something that is not STAC."""
+
+
+class NoScenesError(CatalogError, BadInputError):
+    """The search found nothing to map; the message says what to widen."""
+
+
+class SceneError(SpexError):
+    """One scene cannot be used (missing asset, unknown grid, refused href). Local: the run goes on."""
+
+
+class ReadError(SpexError):
+    """A raster window could not be read. Local: the next-best scene fills in."""
+
+
+class StoreError(SpexError):
+    """The run's own state is unreadable or belongs to another plan."""
+
+
+class ClusterError(SpexError):
+    """Ray could not be started, joined, or lost a worker more often than allowed."""
+
+
+class SchemaError(SpexError):
+    """A written STAC object does not validate."""

@@ -1,0 +1,183 @@
+"""Legends: the ordered classes a map is drawn with, read from YAML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spex_core.errors import LegendError
+from spex_core.indices import SPECTRAL_INDICES
+
+DEFAULT_LEGEND = "worldcover9"
+_COLOR = re.compile(r"#[0-9a-fA-F]{6}")
+
+
+@dataclass(frozen=True)
+class IndexCondition:
+    """``low <= index <= high``; ``None`` leaves that side open."""
+
+    index: str
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class LegendClass:
+    """One land-cover class."""
+
+    code: int
+    """Value in the map raster, 1..255."""
+    name: str
+    """Name shown to people, e.g. ``"Built-up"``."""
+    noun: str
+    """Word used in prompts and sentences: "the {noun} regions"."""
+    color: str
+    """``#rrggbb``."""
+    prior: tuple[IndexCondition, ...] = ()
+    """Spectral prior: index conditions that all hold for a typical pixel of the class."""
+
+    @property
+    def rgb(self) -> tuple[int, int, int]:
+        """Red, green, blue, each 0..255."""
+        return int(self.color[1:3], 16), int(self.color[3:5], 16), int(self.color[5:7], 16)
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Ordered classes; the order is the channel order of every score array."""
+
+    name: str
+    title: str
+    classes: tuple[LegendClass, ...]
+    nodata: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise LegendError(f"legend {self.name!r} has no classes; list at least one under 'classes'")
+        for field, values in (
+            ("code", [c.code for c in self.classes]),
+            ("name", [c.name for c in self.classes]),
+            ("noun", [c.noun for c in self.classes]),
+        ):
+            repeated = sorted({str(v) for v in values if values.count(v) > 1})
+            if repeated:
+                raise LegendError(f"legend {self.name!r} repeats {field} {', '.join(repeated)}; each must be unique")
+        for c in self.classes:
+            if not 0 <= c.code <= 255 or c.code == self.nodata:
+                raise LegendError(
+                    f"legend {self.name!r}, class {c.name!r}: code {c.code} must be 0..255 and not nodata {self.nodata}"
+                )
+            if not _COLOR.fullmatch(c.color):
+                raise LegendError(f"legend {self.name!r}, class {c.name!r}: color {c.color!r} is not '#rrggbb'")
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def __iter__(self) -> Iterator[LegendClass]:
+        return iter(self.classes)
+
+    @property
+    def codes(self) -> tuple[int, ...]:
+        """Raster codes in channel order."""
+        return tuple(c.code for c in self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names in channel order."""
+        return tuple(c.name for c in self.classes)
+
+    def colormap(self) -> dict[int, tuple[int, int, int, int]]:
+        """Raster code → RGBA (0..255); nodata is transparent black."""
+        return {self.nodata: (0, 0, 0, 0), **{c.code: (*c.rgb, 255) for c in self.classes}}
+
+    def fingerprint(self) -> str:
+        """sha256 of the content, hex; changes whenever anything that can change a map changes."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the layout of the YAML file."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "nodata": self.nodata,
+            "classes": [
+                {
+                    "code": c.code,
+                    "name": c.name,
+                    "noun": c.noun,
+                    "color": c.color,
+                    "prior": [[p.index, p.low, p.high] for p in c.prior],
+                }
+                for c in self.classes
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "legend") -> Legend:
+        """Reads the layout of the YAML file.
+
+        Raises:
+            LegendError: A field is missing or wrong; the message names the class and field.
+        """
+        if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
+            raise LegendError(f"{source}: a legend is a mapping with 'name' and a list 'classes'")
+        classes = []
+        for position, entry in enumerate(data["classes"]):
+            where = f"{source}: class {position + 1}"
+            if not isinstance(entry, dict):
+                raise LegendError(f"{where} is not a mapping")
+            missing = [k for k in ("code", "name", "color") if k not in entry]
+            if missing:
+                raise LegendError(f"{where} lacks {', '.join(missing)}")
+            if isinstance(entry["code"], bool) or not isinstance(entry["code"], int):
+                raise LegendError(f"{where}: code {entry['code']!r} is not an integer")
+            name = str(entry["name"])
+            classes.append(
+                LegendClass(
+                    code=entry["code"],
+                    name=name,
+                    noun=str(entry.get("noun", name.lower())),
+                    color=str(entry["color"]),
+                    prior=tuple(_condition(p, where) for p in entry.get("prior") or ()),
+                )
+            )
+        name = str(data.get("name", source))
+        return cls(name, str(data.get("title", name)), tuple(classes), int(data.get("nodata", 0)))
+
+    @classmethod
+    def from_yaml(cls, source: str | Path = DEFAULT_LEGEND) -> Legend:
+        """Reads a legend file, or a built-in legend by its name (``"worldcover9"``).
+
+        Raises:
+            LegendError: No such legend, or the file is malformed.
+        """
+        built_in = resources.files("spex_core") / "legends" / f"{source}.yaml"
+        try:
+            is_built_in = "/" not in str(source) and "\\" not in str(source) and built_in.is_file()
+            text = (built_in if is_built_in else Path(source)).read_text(encoding="utf-8")
+        except OSError as error:
+            known = ", ".join(sorted(p.name[:-5] for p in (resources.files("spex_core") / "legends").iterdir()))
+            raise LegendError(f"legend {str(source)!r} is neither a readable file nor built in ({known})") from error
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise LegendError(f"legend {str(source)!r} is not valid YAML: {error}") from error
+        return cls.from_dict(data, str(source))
+
+
+def _condition(entry: Any, where: str) -> IndexCondition:
+    if not isinstance(entry, list) or len(entry) != 3 or entry[0] not in SPECTRAL_INDICES:
+        raise LegendError(f"{where}: prior {entry!r} is not [index, low, high] with index in {SPECTRAL_INDICES}")
+    try:
+        low, high = (None if v is None else float(v) for v in entry[1:])
+    except (TypeError, ValueError) as error:
+        raise LegendError(f"{where}: prior {entry!r} has bounds that are not numbers") from error
+    return IndexCondition(str(entry[0]), low, high)
