@@ -1,0 +1,342 @@
+"""The area to map: GeoJSON in, a frozen :class:`Region` of checked lon/lat polygons and named sub-regions out.
+
+Only RFC 7946 coordinates (longitude, latitude, WGS 84) are accepted; every refusal names the feature.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pyproj
+import shapely
+from shapely.affinity import translate
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from pipeline.errors import RegionError
+
+MAX_FILE_BYTES = 256 * 1024 * 1024
+UTM_SOUTH, UTM_NORTH = -80.0, 84.0
+"""Latitudes that UTM covers, degrees."""
+_LONLAT_CRS = re.compile(r"(CRS:?:?84|EPSG:?:?4326|OGC:1\.3:CRS84)$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class SubRegion:
+    """One area that gets its own statistics and explanation."""
+
+    id: str
+    """Unique in its region; only ``[A-Za-z0-9._-]``, so it may name a file."""
+    name: str
+    """Plain text for people; not escaped."""
+    geometry: BaseGeometry
+    """Polygon or MultiPolygon, lon/lat."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """Everything to map, and its cut into sub-regions."""
+
+    geometry: BaseGeometry
+    """Union of all features: Polygon or MultiPolygon, lon/lat."""
+    subregions: tuple[SubRegion, ...]
+    notes: tuple[str, ...] = ()
+    """What had to be mended while reading (invalid rings, unsafe ids)."""
+
+    def utm_epsgs(self) -> tuple[int, ...]:
+        """EPSG codes of the UTM zones touched, ascending.
+
+        Zones are plain 6° strips (no Norway or Svalbard exceptions). A strip is one zone even where the region
+        straddles the equator: north or south is decided by the centroid of the part inside the strip.
+        """
+        return tuple(sorted(_utm_epsg(zone, part) for zone, part in _zone_parts(self.geometry)))
+
+    def zone_geometry(self, epsg: int) -> BaseGeometry:
+        """The part of the region inside the 6° strip of ``epsg``, lon/lat. The zones partition the region.
+
+        Raises:
+            RegionError: ``epsg`` is not one of :meth:`utm_epsgs`.
+        """
+        for zone, part in _zone_parts(self.geometry):
+            if _utm_epsg(zone, part) == epsg:
+                return part
+        raise RegionError(f"the region does not touch EPSG:{epsg}; it touches {list(self.utm_epsgs())}")
+
+
+def utm_zone(lon: float) -> int:
+    """Number (1..60) of the plain 6° strip that holds a longitude in degrees; +180 belongs to zone 60."""
+    return min(int((lon + 180.0) // 6.0) + 1, 60)
+
+
+def _zone_parts(geometry: BaseGeometry) -> Iterator[tuple[int, BaseGeometry]]:
+    polygons = shapely.get_parts(geometry)
+    wanted: set[int] = set()
+    for west, _, east, _ in shapely.bounds(polygons):
+        wanted.update(range(utm_zone(west), utm_zone(east) + 1))
+    for zone in sorted(wanted):
+        west = -180.0 + 6.0 * (zone - 1)
+        part = polygonal(shapely.intersection(geometry, shapely.box(west, -90.0, west + 6.0, 90.0)))
+        # A region that only touches the border of a strip has no area there and gets no map for it.
+        if not part.is_empty and part.area > 0.0:
+            yield zone, part
+
+
+def _utm_epsg(zone: int, part: BaseGeometry) -> int:
+    return (32600 if part.centroid.y >= 0.0 else 32700) + zone
+
+
+def polygonal(geometry: BaseGeometry) -> BaseGeometry:
+    """The polygons of a geometry, as Polygon or MultiPolygon (empty if it has none); lines and points are dropped."""
+    if geometry.geom_type in ("Polygon", "MultiPolygon"):
+        return geometry
+    parts = [part for part in shapely.get_parts(geometry) if part.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts) if parts else shapely.Polygon()
+
+
+def read_region(
+    path: str | Path, *, id_field: str = "id", name_field: str = "name", grid_km: float = 5.0, max_regions: int = 10_000
+) -> Region:
+    """Reads a GeoJSON FeatureCollection, Feature, Polygon or MultiPolygon.
+
+    Several features become the sub-regions. A single one is cut into an automatic grid of ``grid_km`` cells, named
+    ``Cell A1`` from the north-west corner (letters go east, numbers go south).
+
+    Raises:
+        RegionError: Unreadable, not GeoJSON, other coordinates than lon/lat, empty, not polygons, outside UTM, an id
+            used twice, or more than ``max_regions`` sub-regions.
+    """
+    path = Path(path)
+    document = _load(path)
+    notes: list[str] = []
+    features = _features(document, path)
+    geometries = [_checked_geometry(f.get("geometry"), _label(f, i, name_field), path, notes) for i, f in features]
+    union = polygonal(shapely.union_all(geometries))
+    if len(features) == 1:
+        subregions = _grid_cells(union, grid_km, max_regions, path)
+    else:
+        if len(features) > max_regions:
+            raise RegionError(f"{path} has {len(features)} features; at most {max_regions} (regions.max_regions)")
+        subregions = _named(features, geometries, id_field, name_field, path, notes)
+    return Region(union, subregions, tuple(notes))
+
+
+def _load(path: Path) -> dict[str, Any]:
+    def refuse_constant(token: str) -> NoReturn:
+        raise RegionError(f"region file {path} holds the number {token}; coordinates must be finite")
+
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise RegionError(f"region file {path} is larger than {MAX_FILE_BYTES >> 20} MiB; simplify it first")
+        document = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse_constant)
+    except OSError as error:
+        raise RegionError(f"region file {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise RegionError(f"region file {path} is not JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
+        raise RegionError(f"region file {path} is not GeoJSON: the top level needs a 'type'")
+    crs = document.get("crs")
+    if crs is not None:
+        named = crs.get("properties", {}).get("name") if isinstance(crs, dict) else None
+        if not isinstance(named, str) or not _LONLAT_CRS.search(named):
+            raise RegionError(
+                f"region file {path} says its coordinates are in {named!r}; GeoJSON is longitude/latitude (WGS 84), "
+                "convert it, for example: ogr2ogr -t_srs EPSG:4326 out.geojson in.geojson"
+            )
+    return document
+
+
+def _features(document: dict[str, Any], path: Path) -> list[tuple[int, dict[str, Any]]]:
+    kind = document["type"]
+    if kind == "FeatureCollection":
+        features = document.get("features")
+        if not isinstance(features, list) or not features:
+            raise RegionError(f"region file {path} has no features")
+        for i, feature in enumerate(features):
+            if not isinstance(feature, dict) or feature.get("type") != "Feature":
+                raise RegionError(f"feature {i + 1} of {path} is not a GeoJSON Feature")
+        return list(enumerate(features))
+    if kind == "Feature":
+        return [(0, document)]
+    return [(0, {"type": "Feature", "properties": {}, "geometry": document})]
+
+
+def _properties(feature: dict[str, Any]) -> dict[str, Any]:
+    properties = feature.get("properties")
+    return properties if isinstance(properties, dict) else {}
+
+
+def _label(feature: dict[str, Any], index: int, name_field: str) -> str:
+    name = _properties(feature).get(name_field, feature.get("id"))
+    return f"feature {index + 1}" + (f" ({str(name)[:60]!r})" if name is not None else "")
+
+
+def _checked_geometry(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeometry:
+    if not isinstance(data, dict):
+        raise RegionError(f"{label} of {path} has no geometry")
+    kind = data.get("type")
+    if kind not in ("Polygon", "MultiPolygon"):
+        raise RegionError(f"{label} of {path} is a {kind}; an area to map must be a Polygon or MultiPolygon")
+    try:
+        geometry = shapely.force_2d(shape(data))
+    except Exception as error:  # shapely raises many kinds for malformed coordinate lists
+        raise RegionError(f"{label} of {path} has malformed coordinates: {error}") from error
+    if geometry.is_empty:
+        raise RegionError(f"{label} of {path} is empty")
+    xy = shapely.get_coordinates(geometry)
+    if not np.isfinite(xy).all():
+        raise RegionError(f"{label} of {path} has coordinates that are not finite numbers")
+    if (np.abs(xy[:, 0]) > 180.0).any() or (np.abs(xy[:, 1]) > 90.0).any():
+        worst = xy[np.argmax(np.maximum(np.abs(xy[:, 0]) / 180.0, np.abs(xy[:, 1]) / 90.0))]
+        raise RegionError(
+            f"{label} of {path} has the coordinate ({worst[0]:g}, {worst[1]:g}), not a longitude and latitude "
+            "(projected metres? convert to EPSG:4326; beyond 180°? split at the antimeridian, RFC 7946 section 3.1.9)"
+        )
+    for west, south, east, north in shapely.bounds(shapely.get_parts(geometry)):
+        if east - west > 180.0:
+            raise RegionError(
+                f"{label} of {path} has a polygon {east - west:.0f}° wide; if it crosses the antimeridian, split it "
+                "there into a MultiPolygon (RFC 7946 section 3.1.9)"
+            )
+        if south < UTM_SOUTH or north > UTM_NORTH:
+            raise RegionError(f"{label} of {path} leaves the latitudes of UTM ({UTM_SOUTH:g}° to {UTM_NORTH:g}°)")
+    if not geometry.is_valid:
+        reason = shapely.is_valid_reason(geometry)
+        geometry = polygonal(shapely.make_valid(geometry))
+        notes.append(f"{label} was not a valid polygon ({reason}); it was repaired")
+    if geometry.is_empty or geometry.area <= 0.0:
+        raise RegionError(f"{label} of {path} has no area")
+    return geometry
+
+
+def _plain_text(value: Any, limit: int = 200) -> str:
+    text = "".join(" " if unicodedata.category(c).startswith("C") else c for c in str(value))
+    return " ".join(text.split())[:limit]
+
+
+def safe_id(value: Any) -> str:
+    """``value`` as text of only ``[A-Za-z0-9._-]``, at most 100 characters, no dot or dash at its ends; may be empty."""
+    ascii_text = unicodedata.normalize("NFKD", str(value)).encode("ascii", "ignore").decode("ascii")
+    return _UNSAFE.sub("-", ascii_text)[:100].strip("-.")
+
+
+def _named(
+    features: Sequence[tuple[int, dict[str, Any]]],
+    geometries: Sequence[BaseGeometry],
+    id_field: str,
+    name_field: str,
+    path: Path,
+    notes: list[str],
+) -> tuple[SubRegion, ...]:
+    seen: dict[str, int] = {}
+    taken: set[str] = set()
+    out: list[SubRegion] = []
+    for (index, feature), geometry in zip(features, geometries, strict=True):
+        raw = _properties(feature).get(id_field, feature.get("id"))
+        if raw is None or not str(raw).strip():
+            raw = f"region-{index + 1}"
+        raw = str(raw)
+        if raw in seen:
+            raise RegionError(
+                f"features {seen[raw] + 1} and {index + 1} of {path} share the id {raw[:60]!r}; "
+                "make it unique or point regions.id_field at another property"
+            )
+        seen[raw] = index
+        identifier = safe_id(raw) or f"region-{index + 1}"
+        # Case is ignored: two ids must not fall on one file where file names ignore case.
+        base, count = identifier, 2
+        while identifier.casefold() in taken:
+            identifier, count = f"{base}-{count}", count + 1
+        taken.add(identifier.casefold())
+        if identifier != raw:
+            notes.append(f"feature {index + 1}: id {raw[:60]!r} became {identifier!r}")
+        name = _plain_text(_properties(feature).get(name_field) or "") or _plain_text(raw) or identifier
+        out.append(SubRegion(identifier, name, geometry))
+    return tuple(out)
+
+
+def _column_letters(column: int) -> str:
+    letters = ""
+    column += 1
+    while column:
+        column, rest = divmod(column - 1, 26)
+        letters = chr(ord("A") + rest) + letters
+    return letters
+
+
+def _cell_edges(low: float, high: float, size: float) -> np.ndarray:
+    # The last cell takes up to a tenth of a cell more, so that no sliver column is left over. The outer edges are
+    # pushed out a little, because a straight edge on the map is not straight in longitude and latitude.
+    count = max(1, math.ceil((high - low) / size - 0.1))
+    edges = low + size * np.arange(count + 1)
+    edges[0] -= 0.05 * size
+    edges[-1] = max(edges[-1], high) + 0.05 * size
+    return edges
+
+
+def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """A region split at the antimeridian as one piece, with longitudes up to 360; any other region unchanged."""
+    west, _, east, _ = geometry.bounds
+    if east - west <= 180.0:
+        return geometry
+    parts = [translate(p, 360.0) if p.bounds[2] < 0.0 else p for p in shapely.get_parts(geometry)]
+    return polygonal(shapely.union_all(parts))
+
+
+def _wrapped(geometry: BaseGeometry) -> BaseGeometry:
+    """Inverse of :func:`_unwrapped`."""
+    if geometry.bounds[2] <= 180.0:
+        return geometry
+    beyond = translate(shapely.intersection(geometry, shapely.box(180.0, -90.0, 540.0, 90.0)), -360.0)
+    within = shapely.intersection(geometry, shapely.box(-180.0, -90.0, 180.0, 90.0))
+    return polygonal(shapely.GeometryCollection([polygonal(within), polygonal(beyond)]))
+
+
+def _grid_cells(geometry: BaseGeometry, grid_km: float, max_regions: int, path: Path) -> tuple[SubRegion, ...]:
+    zones = [_utm_epsg(zone, part) for zone, part in _zone_parts(geometry)]
+    geometry = _unwrapped(geometry)
+    centre = geometry.centroid
+    # One zone: cells are squares of its map. Several: squares of an equal-area projection centred on the region.
+    laea = f"+proj=laea +lat_0={centre.y:.4f} +lon_0={centre.x:.4f} +datum=WGS84 +units=m"
+    crs = pyproj.CRS.from_epsg(zones[0]) if len(zones) == 1 else pyproj.CRS.from_string(laea)
+    forward = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
+    projected = shapely.transform(shapely.segmentize(geometry, 0.05), forward.transform, interleaved=False)
+    west, south, east, north = projected.bounds
+    size = grid_km * 1000.0
+    estimate = math.ceil((east - west) / size) * math.ceil((north - south) / size)
+    if estimate > 100 * max_regions:
+        raise RegionError(f"cells of {grid_km:g} km cut {path} into some {estimate} sub-regions; raise regions.grid_km")
+    xs = _cell_edges(west, east, size)
+    ys = -_cell_edges(-north, -south, size)
+    shapely.prepare(geometry)
+
+    def to_lonlat(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        lon, lat = forward.transform(x, y, direction="INVERSE")
+        return centre.x + (lon - centre.x + 180.0) % 360.0 - 180.0, lat
+
+    cells: list[SubRegion] = []
+    for row in range(len(ys) - 1):
+        for column in range(len(xs) - 1):
+            box = shapely.segmentize(shapely.box(xs[column], ys[row + 1], xs[column + 1], ys[row]), size / 8)
+            lonlat = shapely.transform(box, to_lonlat, interleaved=False)
+            if not geometry.intersects(lonlat):
+                continue
+            part = polygonal(shapely.intersection(geometry, lonlat))
+            if part.is_empty or part.area <= 1e-6 * lonlat.area:
+                continue
+            name = f"{_column_letters(column)}{row + 1}"
+            cells.append(SubRegion(f"cell-{name}", f"Cell {name}", _wrapped(part)))
+            if len(cells) > max_regions:
+                raise RegionError(
+                    f"cells of {grid_km:g} km cut {path} into more than {max_regions} sub-regions; "
+                    "raise regions.grid_km or regions.max_regions"
+                )
+    return tuple(cells)
