@@ -139,7 +139,9 @@ def region_mask(geometry: shapely.Geometry, grid: ZoneGrid, window: Window | Non
     west, south, east, north = window_bounds(grid, window)
     # Only what is near the window is burnt: cost then follows the window, not the length of the region's border.
     pad = 2 * grid.resolution_m
-    part = shapely.clip_by_rect(project(geometry, grid.epsg), west - pad, south - pad, east + pad, north + pad)
+    # Not clip_by_rect: GEOS drops the polygon where its edges run along the rectangle within 1e-10 m.
+    near = shapely.box(west - pad, south - pad, east + pad, north + pad)
+    part = shapely.intersection(project(geometry, grid.epsg), near)
     areas = [p for p in shapely.get_parts(part) if p.geom_type in ("Polygon", "MultiPolygon") and not p.is_empty]
     if not areas:
         return np.zeros((window.height, window.width), dtype=np.bool_)
