@@ -29,6 +29,10 @@ class NoScenesError(CatalogError, BadInputError):
     """The search found nothing to map; the message says what to widen."""
 
 
+class TooManyScenesError(CatalogError, BadInputError):
+    """The search found more scenes than the run file allows; the message says what to narrow."""
+
+
 class SceneError(SpexError):
     """One scene cannot be used (missing asset, unknown grid, refused href). Local: the run goes on."""
 
@@ -39,6 +43,10 @@ class ReadError(SpexError):
 
 class StoreError(SpexError):
     """The run's own state is unreadable or belongs to another plan."""
+
+
+class CogError(SpexError):
+    """A map file could not be written, or what was written is not a valid Cloud-Optimized GeoTIFF."""
 
 
 class ClusterError(SpexError):

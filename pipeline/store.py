@@ -147,13 +147,17 @@ class RunStore:
         return store
 
     @classmethod
-    def open(cls, folder: str | Path) -> Self:
+    def open(cls, folder: str | Path, plan: MapPlan | None = None) -> Self:
         """Opens the folder of a run for reading or for writing blocks.
 
+        Args:
+            folder: The run's folder.
+            plan: Its plan where the caller holds it already; default: read from the folder.
+
         Raises:
-            StoreError: Not a run folder, or damaged.
+            StoreError: Not a run folder, of another plan, or damaged.
         """
-        store = cls(folder, read_plan(Path(folder) / "plan.json"))
+        store = cls(folder, read_plan(Path(folder) / "plan.json") if plan is None else plan)
         store._check_structure()
         return store
 
