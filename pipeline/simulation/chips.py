@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.simulation.landscape import PIXEL_M, Biome, Landscape, varied_biome
+from pipeline.simulation.biomes import Biome, varied_biome
+from pipeline.simulation.landscape import PIXEL_M, Landscape
+from pipeline.simulation.noise import FloatArray, fractal_noise
 from pipeline.simulation.sensor import PAD_PX, native_bands, upsample_20m
 from pipeline.simulation.spectra import add_haze, material_table
 from pipeline.simulation.surface import Light, surface_reflectance
 from spex_core.bands import BANDS
+
+COMPOSITE_SHARE = 0.3
+"""Share of chips that mix two dates."""
 
 
 def simulate_chip(
@@ -32,8 +37,8 @@ def simulate_chip(
         offset_error: Flat reflectance error, as of a forgotten baseline offset; default: random, mostly below 0.01.
 
     Returns:
-        Reflectance float32 ``[10, size_px, size_px]`` in the order of ``SENTINEL2_BANDS`` (20 m bands sampled at 20 m and
-        brought back by bilinear interpolation) and WorldCover codes uint8 ``[size_px, size_px]``, never 0.
+        Reflectance float32 ``[10, size_px, size_px]`` in the order of ``SENTINEL2_BANDS`` (20 m bands sampled at 20 m
+        and brought back by bilinear interpolation) and WorldCover codes uint8 ``[size_px, size_px]``, never 0.
 
     Raises:
         ValueError: ``size_px`` is odd or not positive.
@@ -44,21 +49,31 @@ def simulate_chip(
     biome = biome or varied_biome(rng)
     season = float(rng.uniform()) if season is None else season
     materials = material_table(rng)
-    light = Light(float(rng.uniform(120, 200)), float(rng.uniform(25, 65)), float(rng.uniform(0.2, 0.8)))
-    if haze is None:
-        haze = float(rng.uniform(0.02, 0.08) if rng.uniform() < 0.2 else rng.uniform(-0.004, 0.02))
-    if offset_error is None:
-        offset_error = float(0.1 if rng.uniform() < 0.04 else rng.normal(0, 0.004))
-    gain = float(np.exp(rng.normal(0, 0.04)))
-
     row0, col0 = (2 * int(v) for v in rng.integers(0, 500_000, 2))
     margin = PAD_PX + 1
     x = (np.arange(col0 - margin, col0 + size_px + margin, dtype=np.float64)[None, :] + 0.5) * PIXEL_M
     y = -(np.arange(row0 - margin, row0 + size_px + margin, dtype=np.float64)[:, None] + 0.5) * PIXEL_M
     cover = Landscape(seed, biome).cover(x, y)
-    ground = surface_reflectance(cover, biome, materials, season, light)
-    natives = native_bands(ground, row0, col0, seed)
-    image = np.stack([a if band.gsd_m == 10 else upsample_20m(a) for a, band in zip(natives, BANDS, strict=True)])
-    image = add_haze(image * np.float32(gain), haze, offset_error)
+
+    def acquire(visit: int, phase: float) -> FloatArray:
+        light = Light(float(rng.uniform(120, 200)), float(rng.uniform(25, 65)), float(rng.uniform(0.2, 0.8)))
+        air = haze
+        if air is None:
+            air = float(rng.uniform(0.02, 0.08) if rng.uniform() < 0.2 else rng.uniform(-0.004, 0.02))
+        gain = np.float32(np.exp(rng.normal(0, 0.04)))
+        ground = surface_reflectance(cover, biome, materials, phase, light)
+        natives = native_bands(ground, row0, col0, 2 * seed + visit)
+        image = np.stack([a if band.gsd_m == 10 else upsample_20m(a) for a, band in zip(natives, BANDS, strict=True)])
+        return add_haze(image * gain, air)
+
+    image = acquire(0, season)
+    if rng.uniform() < COMPOSITE_SHARE:
+        # Part of the pixels come from a second date, part from the mean of both, as in a composite around clouds.
+        other = acquire(1, season + float(rng.normal(0, 0.06)))
+        inner = slice(margin, -margin)
+        clouds = fractal_noise(seed, x[:, inner], y[inner], 900.0, 4) + np.float32(rng.normal(0, 0.7))
+        image = np.where(clouds > 0.5, other, np.where(clouds < -0.5, image, (image + other) * np.float32(0.5)))
+    if offset_error is None:
+        offset_error = float(0.1 if rng.uniform() < 0.04 else rng.normal(0, 0.004))
     code = cover.code[PAD_PX:-PAD_PX, PAD_PX:-PAD_PX]
-    return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(code)
+    return np.ascontiguousarray(image + np.float32(offset_error), np.float32), np.ascontiguousarray(code)

@@ -6,11 +6,12 @@ exactly and a scene of any size can be drawn block by block. Classes are ESA Wor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.simulation.biomes import Biome
 from pipeline.simulation.noise import (
     Cells,
     FloatArray,
@@ -27,86 +28,6 @@ PIXEL_M = 10.0
 
 _ANGLES = np.linspace(0.0, np.pi, 64, endpoint=False)
 _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Biome:
-    """How common things are. Levels are in standard deviations of the field they are compared with."""
-
-    name: str
-    forest: float = -0.15
-    """Higher: more forest."""
-    shrub: float = -0.5
-    """Higher: more of the open land is shrub rather than grass."""
-    farming: float = 0.6
-    bare: float = -2.0
-    lakes: float = -1.4
-    sea: float = -9.0
-    wetland: float = 0.3
-    towns: float = 0.4
-    """Share of town sites (one per 3 km square) that hold a town."""
-    relief_m: float = 250.0
-    snowline_m: float = 9000.0
-    """Height above which snow lies all year."""
-    treeline_m: float = 8000.0
-    conifer: float = 0.3
-    """Share of forest stands that are conifers."""
-    evergreen: bool = False
-    """Broad leaves stay all year (tropics, Mediterranean)."""
-    dryness: float = 0.1
-    """0 lush .. 1 parched: open vegetation turns to dry stems and soil."""
-    sandy: float = 0.2
-    """Share of bright and red soils."""
-    hedges: float = 0.35
-    """Share of estates with hedges between parcels."""
-    pasture: float = 0.25
-    """Share of parcels that are permanent grass."""
-    parcel_m: float = 150.0
-    river_m: float = 60.0
-    """Width of the main rivers."""
-    aseasonal: float = 0.0
-    """0: all parcels follow the year; 1: sowing at any time (tropics, irrigation)."""
-
-
-BIOMES: tuple[Biome, ...] = (
-    Biome("temperate"),
-    Biome("uplands", forest=0.0, farming=0.4, relief_m=900.0, snowline_m=760.0, treeline_m=560.0, bare=-1.4, conifer=0.6,
-          lakes=-1.2, shrub=-0.2, pasture=0.55),
-    Biome("alpine", forest=0.1, farming=-1.0, relief_m=1600.0, snowline_m=800.0, treeline_m=620.0, bare=-0.8, conifer=0.9,
-          lakes=-1.0, shrub=0.1, towns=0.2, wetland=-0.4),
-    Biome("boreal", forest=0.6, farming=-1.3, conifer=0.85, lakes=-0.4, wetland=1.0, towns=0.15, relief_m=120.0, shrub=0.0),
-    Biome("mediterranean", forest=-0.4, shrub=0.7, farming=0.4, dryness=0.55, evergreen=True, sandy=0.5, bare=-1.2,
-          sea=-1.6, parcel_m=110.0, relief_m=500.0, hedges=0.1, conifer=0.4),
-    Biome("arid", forest=-2.2, shrub=0.6, farming=-0.7, dryness=0.85, bare=0.5, sandy=0.85, lakes=-1.8, towns=0.3,
-          evergreen=True, hedges=0.0, pasture=0.05, aseasonal=0.6, relief_m=400.0, wetland=-0.8, parcel_m=220.0),
-    Biome("steppe", forest=-1.3, shrub=-0.2, farming=0.5, dryness=0.5, parcel_m=420.0, hedges=0.05, bare=-1.2, towns=0.25,
-          pasture=0.2),
-    Biome("tropical", forest=0.15, shrub=0.1, farming=0.4, evergreen=True, conifer=0.05, dryness=0.15, aseasonal=1.0,
-          sandy=0.5, parcel_m=90.0, wetland=0.3, river_m=120.0),
-    Biome("savanna", forest=-0.9, shrub=0.6, farming=0.3, dryness=0.6, evergreen=True, conifer=0.0, aseasonal=0.5,
-          sandy=0.7, bare=-1.0, parcel_m=80.0, hedges=0.1, pasture=0.1),
-    Biome("delta", forest=-0.7, farming=0.5, lakes=-0.5, wetland=1.6, sea=-0.7, relief_m=25.0, river_m=140.0, hedges=0.1,
-          parcel_m=130.0, aseasonal=0.4),
-    Biome("city", towns=1.0, farming=0.3, forest=-0.2, relief_m=120.0),
-)  # fmt: skip
-"""Presets from lush to barren; :func:`varied_biome` moves between and around them."""
-
-
-def varied_biome(rng: np.random.Generator) -> Biome:
-    """A random preset with every level jittered, so that no two worlds are alike."""
-    biome = BIOMES[int(rng.integers(len(BIOMES)))]
-    shares = ("towns", "conifer", "dryness", "sandy", "hedges", "pasture", "aseasonal")
-    changes: dict[str, float] = {
-        name: getattr(biome, name) + float(rng.normal(0, 0.4))
-        for name in ("forest", "shrub", "farming", "bare", "lakes", "sea", "wetland")
-    }
-    changes |= {name: float(np.clip(getattr(biome, name) + rng.normal(0, 0.15), 0.0, 1.0)) for name in shares}
-    changes |= {
-        name: getattr(biome, name) * float(np.exp(rng.normal(0, 0.35))) for name in ("relief_m", "parcel_m", "river_m")
-    }
-    colder = float(np.exp(rng.normal(0, 0.3)))
-    changes |= {"treeline_m": biome.treeline_m * colder, "snowline_m": biome.snowline_m * colder}
-    return replace(biome, **changes)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -281,9 +202,9 @@ class Landscape:
         rolling = np.maximum(hills * np.float32(0.45) + np.float32(0.55) + np.float32(0.25) * ridge, 0)
         river_m, stream_m = _contour_distance(river), _contour_distance(stream)
         # Rivers lie in valleys: relief vanishes towards their course.
-        valley = np.abs(river) / (np.abs(river) + np.float32(0.35))
+        valley = river * river / (river * river + np.float32(0.16))
         gully = np.float32(0.75) + np.float32(0.25) * np.abs(stream) / (np.abs(stream) + np.float32(0.15))
-        height = rolling * valley * gully * np.float32(b.relief_m)
+        height: FloatArray = rolling * valley * gully * np.float32(b.relief_m)
         east = (height[1:-1, 2:] - height[1:-1, :-2]) / np.float32(2 * PIXEL_M)
         north = (height[:-2, 1:-1] - height[2:, 1:-1]) / np.float32(2 * PIXEL_M)
         steep = np.sqrt(east * east + north * north)
@@ -363,7 +284,7 @@ class Landscape:
     def _waters(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], terrain: _Terrain, ragged: FloatArray
     ) -> tuple[FloatArray, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-        """Depth (> 0 in water, about -1 a few hundred metres away), ground that may be waterlogged, bridgeable water."""
+        """Depth (> 0 in water, -1 a few hundred metres away), ground that may be waterlogged, bridgeable water."""
         b, f = self.biome, self._field
         swell = np.float32(0.55) + np.float32(0.45) * (smooth_noise(f(50), x, y, 2500.0) > 0)
         river = np.float32(0.5 * b.river_m) * swell - terrain.river_m
@@ -382,4 +303,6 @@ def _contour_distance(field: FloatArray) -> FloatArray:
     """Metres from each inner pixel to the field's zero line, to first order."""
     dx = (field[1:-1, 2:] - field[1:-1, :-2]) / np.float32(2 * PIXEL_M)
     dy = (field[2:, 1:-1] - field[:-2, 1:-1]) / np.float32(2 * PIXEL_M)
-    return np.abs(_interior(field)) / np.maximum(np.sqrt(dx * dx + dy * dy), np.float32(5e-5))
+    inner = _interior(np.abs(field))
+    distance: FloatArray = inner / np.maximum(np.sqrt(dx * dx + dy * dy), np.float32(5e-5))
+    return distance

@@ -1,4 +1,4 @@
-"""Random fields that are a pure function of (seed, absolute position), so that any window of a world can be drawn alone.
+"""Random fields as pure functions of (seed, absolute position), so that any window of a world can be drawn alone.
 
 Positions are metres. ``x`` and ``y`` broadcast: a regular grid is given as ``x [1, W]`` and ``y [H, 1]`` (fast,
 separable), scattered positions as two ``[H, W]`` arrays. Only additions, products, quotients and square roots decide a
@@ -87,7 +87,10 @@ def smooth_noise(seed: int, x: npt.NDArray[np.float64], y: npt.NDArray[np.float6
         r = rows[:, 0]
         along = lattice[r] * wy[0] + lattice[r + 1] * wy[1] + lattice[r + 2] * wy[2] + lattice[r + 3] * wy[3]
         c = cols[0]
-        return along[:, c] * wx[0] + along[:, c + 1] * wx[1] + along[:, c + 2] * wx[2] + along[:, c + 3] * wx[3]
+        spline: FloatArray = (
+            along[:, c] * wx[0] + along[:, c + 1] * wx[1] + along[:, c + 2] * wx[2] + along[:, c + 3] * wx[3]
+        )
+        return spline
     # Scattered positions: the same sums in the same order (rows first), gathered point by point.
     total: FloatArray | None = None
     for i in range(4):
@@ -108,7 +111,7 @@ def fractal_noise(
     octaves: int,
     gain: float = 0.5,
 ) -> FloatArray:
-    """Sum of ``octaves`` of :func:`smooth_noise`, each 2.03 times finer and ``gain`` times weaker; deviation about 1."""
+    """Sum of ``octaves`` of :func:`smooth_noise`, each 2.03 times finer and ``gain`` times weaker; deviation 1."""
     norm = sum(gain ** (2 * k) for k in range(octaves)) ** -0.5
     total: FloatArray | None = None
     for k in range(octaves):

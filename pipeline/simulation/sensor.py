@@ -16,11 +16,11 @@ PAD_PX = 10
 """Pixels needed around a window: the reach of the 20 m point-spread plus bilinear neighbours."""
 
 PSF_SIGMA_10M_PX = 0.62
-"""Gaussian point-spread of 10 m bands, px (the system MTF at Nyquist is about 0.15; Sentinel-2 MSI performance reports)."""
+"""Gaussian point-spread of 10 m bands, px (MTF at Nyquist about 0.15, as Sentinel-2 MSI performance reports say)."""
 PSF_SIGMA_20M_PX = 1.0
 """Of 20 m bands, in 10 m px; averaging over the 20 m pixel comes on top."""
 NOISE = 0.0012
-"""Noise equivalent reflectance per pixel (signal-to-noise ratio near 100 at reference radiance, Sentinel-2 handbook)."""
+"""Noise equivalent reflectance per pixel (signal-to-noise ratio near 100 at reference radiance)."""
 
 
 def native_bands(ground: FloatArray, row0: int, col0: int, noise_seed: int) -> list[FloatArray]:

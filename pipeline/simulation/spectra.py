@@ -1,8 +1,8 @@
-"""Surface reflectance of what a landscape is made of: materials, their variation, and how plants change with the season.
+"""Surface reflectance of what a landscape is made of: materials, their variation, and plants through the seasons.
 
-Material spectra are rounded means in the range of published libraries (USGS splib07, ECOSTRESS/ASTER, ESA WorldCover and
-LUCAS-based Sentinel-2 statistics), sampled at the ten bands of :data:`spex_core.bands.SENTINEL2_BANDS`. A pixel is a
-mixture of three of them, times a brightness; worlds, parcels and pixels each vary them.
+Material spectra are rounded means in the range of published libraries (USGS splib07, ECOSTRESS, LUCAS-based Sentinel-2
+statistics), sampled at the ten bands of :data:`spex_core.bands.SENTINEL2_BANDS`. A pixel is a mixture of three of them,
+times a brightness; worlds, parcels and pixels each vary them.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def material_table(rng: np.random.Generator, spread: float = 1.0) -> FloatArray:
         + rng.normal(size=(n, 1)) * 0.04 * (ramp**2 - 0.5)
         + rng.normal(size=(n, 10)) * 0.025
     )
-    return np.clip(table * np.exp(spread * change), 0.001, 0.98).astype(np.float32)
+    varied: FloatArray = np.clip(table * np.exp(spread * change), 0.001, 0.98).astype(np.float32)
+    return varied
 
 
 def bump(season: FloatArray | float, start: float, full: float, fading: float, end: float) -> FloatArray:
@@ -134,4 +135,5 @@ def crop_state(crop: npt.NDArray[np.int64], season: FloatArray) -> tuple[FloatAr
 def add_haze(reflectance: FloatArray, amount: float, offset: float = 0.0) -> FloatArray:
     """Adds residual haze (B02 reflectance of a black surface) and a flat offset to ``[10, H, W]`` reflectance."""
     haze = (np.float32(amount) * _HAZE)[:, None, None]
-    return reflectance * (np.float32(1.0) - haze) + haze + np.float32(offset)
+    hazy: FloatArray = reflectance * (np.float32(1.0) - haze) + haze + np.float32(offset)
+    return hazy

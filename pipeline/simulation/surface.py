@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.simulation.biomes import Biome
 from pipeline.simulation.landscape import (
     BARE,
     BUILT,
@@ -17,7 +18,6 @@ from pipeline.simulation.landscape import (
     TREES,
     WATER,
     WETLAND,
-    Biome,
     Cover,
 )
 from pipeline.simulation.noise import unit
@@ -154,7 +154,8 @@ def _crop(p: _Pixels, biome: Biome, season: float) -> _Mix:
 
 def _built(p: _Pixels, biome: Biome, season: float) -> _Mix:
     industrial = p.draw(2) < _f(0.14)
-    house = np.where(p.draw(3) < _f(0.55), MATERIAL["roof_tile"], MATERIAL["roof_grey"])
+    mixed = _f(0.5) * p.draw(3) + _f(0.25) + _f(0.25) * p.fine
+    house = np.where(mixed < _f(0.52), MATERIAL["roof_tile"], MATERIAL["roof_grey"])
     hall = _pick(p.draw(4), (0.35, "roof_bright"), (0.35, "roof_grey"), (0.3, "concrete"))
     roof = np.where(industrial, hall, house)
     paving = _pick(p.draw(5), (0.6, "asphalt"), (0.25, "concrete"), (0.15, "soil_light"))
@@ -167,11 +168,11 @@ def _built(p: _Pixels, biome: Biome, season: float) -> _Mix:
             MATERIAL["grass_green"],
         ),
     )
-    density = np.where(industrial, _f(0.78), _f(0.30) + _f(0.35) * p.draw(7)) + _f(0.22) * p.fine
+    density = np.where(industrial, _f(0.78), _f(0.34) + _f(0.28) * p.draw(7)) + _f(0.24) * p.fine
     green = np.where(industrial, _f(0.05), _f(0.42) - _f(0.35) * p.draw(7)) + _f(0.13) * p.clumps
     green = _share(np.where(p.street, _f(0.12) + _f(0.04) * p.clumps, green))
     density = np.where(p.street, _f(0.08), _share(density)) * (_f(1.0) - green)
-    brightness = _f(1.0) + _f(0.22) * p.fine + _f(0.06) * p.clumps + _f(0.2) * (p.draw(8) - _f(0.5))
+    brightness = _f(1.0) + _f(0.25) * p.fine + _f(0.06) * p.clumps + _f(0.14) * (p.draw(8) - _f(0.5))
     brightness = np.where(p.street, _f(1.0) + _f(0.06) * p.fine, brightness)
     return _Mix(roof, paving, garden, _share(_f(1.0) - green - density), green, brightness)
 
