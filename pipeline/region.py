@@ -223,7 +223,7 @@ def _plain_text(value: Any, limit: int = 200) -> str:
 
 
 def safe_id(value: Any) -> str:
-    """``value`` as text of only ``[A-Za-z0-9._-]``, at most 100 characters, no dot or dash at its ends; may be empty."""
+    """``value`` as at most 100 of ``[A-Za-z0-9._-]``, no dot or dash at its ends; may be empty."""
     ascii_text = unicodedata.normalize("NFKD", str(value)).encode("ascii", "ignore").decode("ascii")
     return _UNSAFE.sub("-", ascii_text)[:100].strip("-.")
 

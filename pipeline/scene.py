@@ -23,6 +23,22 @@ class SceneAsset:
     """DN that means "no measurement"."""
     gsd_m: float = 10.0
     """Native pixel size, metres."""
+    shape: tuple[int, int] | None = None
+    """Rows and columns of the file, where the item says."""
+    transform: tuple[float, ...] | None = None
+    """Affine of the file, six numbers row-major (pixel to easting and northing), where the item says."""
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> SceneAsset:
+        """From JSON, where tuples have become lists."""
+        shape, transform = data.get("shape"), data.get("transform")
+        return cls(
+            **{
+                **data,
+                "shape": None if shape is None else (int(shape[0]), int(shape[1])),
+                "transform": None if transform is None else tuple(transform),
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,6 @@ class Scene:
                 **data,
                 "datetime": dt.datetime.fromisoformat(data["datetime"]),
                 "bbox": tuple(data["bbox"]),
-                "assets": {name: SceneAsset(**asset) for name, asset in data["assets"].items()},
+                "assets": {name: SceneAsset.from_dict(asset) for name, asset in data["assets"].items()},
             }
         )

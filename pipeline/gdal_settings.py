@@ -1,0 +1,58 @@
+"""Every GDAL, curl and allocator setting of the readers, in one place.
+
+Options are handed to GDAL per open file (:func:`gdal_options`) so that a library user's own GDAL setup is untouched;
+those that GDAL or the C library read once per process are environment variables of the workers
+(:func:`worker_environment`).
+"""
+
+from __future__ import annotations
+
+import os
+
+DRIVERS_REMOTE = ("GTiff", "JP2OpenJPEG")
+"""Formats opened from the network. Not VRT: it may name any other file."""
+DRIVERS_LOCAL = (*DRIVERS_REMOTE, "VRT")
+
+CACHE_MB = 128
+"""GDAL's block cache per process; decoded tiles of one window, so that neighbouring reads do not decode twice."""
+
+
+def gdal_options(href: str) -> dict[str, str | int | bool]:
+    """GDAL configuration for opening and reading one file."""
+    options: dict[str, str | int | bool] = {
+        # No directory listings and no side-car files: one request less per open, and nothing unasked is read.
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_PAM_ENABLED": "NO",
+        "CPL_VSIL_CURL_USE_HEAD": "NO",
+        # The header of a COG with its tile index arrives with the first request.
+        "GDAL_INGESTED_BYTES_AT_OPEN": 65536,
+        "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+        "GDAL_HTTP_MULTIRANGE": "YES",
+        "GDAL_HTTP_MAX_RETRY": 4,
+        "GDAL_HTTP_RETRY_DELAY": "0.5",
+        "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
+        "GDAL_HTTP_CONNECTTIMEOUT": 10,
+        # A whole request may be slow, but it must move: less than 1 kB/s for 30 s is a dead connection.
+        "GDAL_HTTP_TIMEOUT": 120,
+        "GDAL_HTTP_LOW_SPEED_TIME": 30,
+        "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
+        "CPL_VSIL_CURL_CACHE_SIZE": 32 * 1024 * 1024,
+        "VSI_CACHE": False,
+        "GDAL_NUM_THREADS": 1,
+    }
+    if href.startswith("s3://eodata/"):
+        # Copernicus Data Space serves its bucket from its own endpoint; keys come from the user's AWS settings.
+        options["AWS_S3_ENDPOINT"] = os.environ.get("AWS_S3_ENDPOINT", "eodata.dataspace.copernicus.eu")
+        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
+    elif href.startswith("s3://") and not ({"AWS_ACCESS_KEY_ID", "AWS_PROFILE"} & os.environ.keys()):
+        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    return options
+
+
+def worker_environment() -> dict[str, str]:
+    """Environment variables for reader processes; they must be set before GDAL is loaded.
+
+    ``MALLOC_ARENA_MAX`` keeps glibc from holding one heap per thread: without it the memory of a GDAL reader grows
+    with every file it opens.
+    """
+    return {"GDAL_CACHEMAX": str(CACHE_MB), "MALLOC_ARENA_MAX": "2", "GDAL_NUM_THREADS": "1"}
