@@ -104,12 +104,13 @@ def test_a_changed_number_is_caught(region: RegionStatistics, whole: RegionStati
 def test_the_paragraph_reads_well() -> None:
     explanation = explain_region(VALLEY, LEGEND)
     assert explanation.text == (
-        "Upper valley (2,200 ha) is dominated by cropland with 1,240 ha, 56% of the mapped area, followed by grassland "
-        "(25%) and trees (15%). The rest is made up of built-up land (4%). Cropland forms 34 patches; the largest, "
-        "410 ha, holds 33% of it. Grassland is fragmented: 212 patches, the largest of 40 ha (7% of it). In the "
-        "spectra, cropland has a mean NDVI of 0.62 (actively growing), grassland a mean NDVI of 0.45 (moderately green) "
-        "and trees a mean NDVI of 0.81 (dense green canopy). The whole area was observed, with 2.4 clear observations per "
-        "pixel on average. Mean confidence is 90%, lowest for built-up land (62%): read that class with care."
+        "Upper valley (2,200 ha) is dominated by cropland with 1,240 ha, 56% of the mapped area, followed by "
+        "grassland (25%) and trees (15%). The rest is made up of built-up land (4%). Cropland forms 34 patches; "
+        "the largest, 410 ha, holds 33% of it. Grassland is fragmented: 212 patches, the largest of 40 ha (7% of "
+        "it). In the spectra, cropland has a mean NDVI of 0.62 (actively growing), grassland a mean NDVI of 0.45 "
+        "(moderately green) and trees a mean NDVI of 0.81 (dense green canopy). The whole area was observed, with "
+        "2.4 clear observations per pixel on average. Mean confidence is 90%, lowest for built-up land (62%): read"
+        " that class with care."
     )
 
 
