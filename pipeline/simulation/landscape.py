@@ -204,7 +204,7 @@ class Landscape:
         # Rivers lie in valleys: relief vanishes towards their course.
         valley = river * river / (river * river + np.float32(0.16))
         gully = np.float32(0.75) + np.float32(0.25) * np.abs(stream) / (np.abs(stream) + np.float32(0.15))
-        height: FloatArray = rolling * valley * gully * np.float32(b.relief_m)
+        height = (rolling * valley * gully * np.float32(b.relief_m)).astype(np.float32)
         east = (height[1:-1, 2:] - height[1:-1, :-2]) / np.float32(2 * PIXEL_M)
         north = (height[:-2, 1:-1] - height[2:, 1:-1]) / np.float32(2 * PIXEL_M)
         steep = np.sqrt(east * east + north * north)
