@@ -37,7 +37,7 @@ from spex_core.legend import Legend
 
 STORE_SCHEMA = 1
 INDEX_SCALE = 10_000
-"""Stored index = round(index * INDEX_SCALE)."""
+"""Stored index = round(index * INDEX_SCALE), INDEX_NODATA where there is none."""
 INDEX_NODATA = -32768
 STATE_FOLDER = ".spex"
 _ZSTD_LEVEL = 3
@@ -60,12 +60,6 @@ class _Layer:
 def run_folder(output: str | Path, run_id: str) -> Path:
     """Where the state of a run lives below its output folder."""
     return Path(output) / STATE_FOLDER / run_id
-
-
-def encode_indices(values: npt.NDArray[np.floating]) -> npt.NDArray[np.int16]:
-    """Spectral indices (float, NaN = none) → stored int16; values outside [-1, 1] are clipped to ±3.2767."""
-    scaled = np.rint(np.clip(values, -3.2767, 3.2767) * INDEX_SCALE)
-    return np.where(np.isfinite(scaled), scaled, INDEX_NODATA).astype(np.int16)
 
 
 class ZoneStore:
@@ -206,7 +200,7 @@ class RunStore:
             block: The block; nobody else may be writing it.
             layers: From :func:`pipeline.stitch.finalise`.
             valid_count: uint8 ``[h, w]``.
-            indices: int16 ``[I, h, w]``, see :func:`encode_indices`.
+            indices: int16 ``[I, h, w]``, round(index * INDEX_SCALE), INDEX_NODATA = none.
 
         Returns:
             sha256 (hex) over all layers, for the journal.

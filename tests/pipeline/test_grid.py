@@ -15,7 +15,7 @@ from pipeline.plan import Window, ZoneGrid
 LONLAT_BOX = shapely.box(11.0, 46.0, 11.05, 46.03)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     west=st.floats(6.1, 11.0),
     south=st.floats(-70.0, 75.0),
@@ -89,7 +89,7 @@ def test_geobox_of_a_window_lies_on_the_grid_of_the_whole() -> None:
     assert part.crs.epsg == 32632
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     row=st.integers(-30, 60),
     col=st.integers(-30, 60),

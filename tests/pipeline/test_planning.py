@@ -66,7 +66,7 @@ def tilings(draw: st.DrawFn) -> TilingConfig:
 sides = st.integers(1, 260)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides)
 def test_blocks_cover_the_grid_once_and_own_every_tile_once(tiling: TilingConfig, height: int, width: int) -> None:
     zone = zone_of(height, width, tiling)
@@ -82,7 +82,7 @@ def test_blocks_cover_the_grid_once_and_own_every_tile_once(tiling: TilingConfig
     assert sorted(owned) == list(range(rows * cols))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides, seed=st.integers(0, 999))
 def test_ownership_needs_and_read_windows_follow_from_geometry(
     tiling: TilingConfig, height: int, width: int, seed: int

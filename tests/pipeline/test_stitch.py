@@ -39,7 +39,7 @@ def tilings(draw: st.DrawFn) -> TilingConfig:
 sides = st.integers(1, 210)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides)
 def test_weights_sum_to_one_at_every_pixel_and_are_zero_elsewhere(
     tiling: TilingConfig, height: int, width: int
@@ -64,7 +64,7 @@ def test_weights_sum_to_one_at_every_pixel_and_are_zero_elsewhere(
     np.testing.assert_allclose(total, expected, atol=3e-7)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides)
 def test_border_pixels_of_a_tile_weigh_nothing_except_at_the_border_of_the_map(
     tiling: TilingConfig, height: int, width: int
@@ -144,7 +144,7 @@ def _stitched(image: np.ndarray, halo: int, zone: ZonePlan, tiling: TilingConfig
     return scores
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     tile_px=st.sampled_from([32, 64]),
     margin_px=st.integers(1, 6),
@@ -179,7 +179,7 @@ def test_a_constant_stays_that_constant() -> None:
     np.testing.assert_allclose(_stitched(image, 128, zone, tiling, lambda pixels: pixels), 0.25, rtol=3e-7)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides, seed=st.integers(0, 99))
 def test_inside_the_area_nothing_is_lost_when_blocks_outside_are_not_planned(
     tiling: TilingConfig, height: int, width: int, seed: int
@@ -297,7 +297,7 @@ def test_a_piece_of_another_block_is_refused() -> None:
         merge(Window(1, 0, 8, 8), [piece])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(tiling=tilings(), height=sides, width=sides)
 def test_pieces_go_to_exactly_the_blocks_that_need_them(tiling: TilingConfig, height: int, width: int) -> None:
     zone = zone_of(height, width, tiling)
