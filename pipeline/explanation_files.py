@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic_files import write_json, write_text
 from pipeline.claims import Claim
 from pipeline.explain import RegionExplanation, format_area, format_share
 from spex_core.indices import INDEX_LABELS
@@ -34,20 +33,9 @@ def write_explanations(
     """Writes both files into ``folder``, each complete under its name or not at all; returns their paths."""
     document = explanations_document(explanations, header)
     as_json, as_markdown = folder / "explanations.json", folder / "explanations.md"
-    write_text_atomically(as_json, json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    write_text_atomically(as_markdown, explanations_markdown(explanations, title))
+    write_json(as_json, document)
+    write_text(as_markdown, explanations_markdown(explanations, title))
     return as_json, as_markdown
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """A file under its final name is complete (DESIGN rule 4)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def explanations_markdown(explanations: Sequence[RegionExplanation], title: str) -> str:

@@ -10,7 +10,7 @@ Areas count pixels of the projected UTM grid, as GDAL and QGIS do. The scale of 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,18 +23,17 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.grid import grid_window, intersection, project, region_mask, slices, window_bounds
 from pipeline.patches import PatchCounter, PatchSummary
 from pipeline.plan import Window, ZoneGrid
+from pipeline.store import INDEX_NODATA, INDEX_SCALE, LayerName
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-INDEX_SCALE = 10_000
-"""Stored index = index * INDEX_SCALE."""
-INDEX_NODATA = -32768
+_LAYERS: tuple[LayerName, ...] = ("landcover", "confidence", "valid_count", "indices")
 
 
 class LayerReader(Protocol):
-    """Reads finished layers of one zone."""
+    """Reads finished layers of one zone, e.g. ``pipeline.store.ZoneStore``."""
 
-    def read(self, layer: str, window: Window) -> NDArray[Any]:
+    def read(self, layer: LayerName, window: Window) -> NDArray[Any]:
         """uint8 ``[h, w]`` of landcover, confidence (percent) or valid_count; int16 ``[I, h, w]`` of indices."""
         ...
 
@@ -134,7 +133,9 @@ class _Tally:
         self.index_counts = np.zeros((len(SPECTRAL_INDICES), 256), dtype=np.int64)
         self.counter = PatchCounter(col, width)
 
-    def add(self, window: Window, inside: NDArray[np.bool_], layers: dict[str, NDArray[Any]], nodata: int) -> None:
+    def add(
+        self, window: Window, inside: NDArray[np.bool_], layers: Mapping[LayerName, NDArray[Any]], nodata: int
+    ) -> None:
         codes = layers["landcover"]
         mapped = inside & (codes != nodata)
         self.pixels += int(np.count_nonzero(inside))
@@ -206,9 +207,7 @@ def _zone_tallies(areas: Sequence[AreaOfInterest], zone: ZoneLayers, legend: Leg
         if not touching:
             continue
         window = _hull([part for _, part in touching])
-        layers = {
-            layer: zone.reader.read(layer, window) for layer in ("landcover", "confidence", "valid_count", "indices")
-        }
+        layers = {layer: zone.reader.read(layer, window) for layer in _LAYERS}
         for area, part in touching:
             rows, cols = slices(part, window)
             cut = {layer: values[..., rows, cols] for layer, values in layers.items()}

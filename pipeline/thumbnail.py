@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from rasterio.errors import RasterioError
 
+from pipeline.atomic_files import replacing
 from pipeline.errors import ReadError
 from spex_core.legend import Legend
 
@@ -81,6 +81,7 @@ def write_thumbnail(
 
     Raises:
         ReadError: The map cannot be read.
+        OutputError: The PNG cannot be written.
     """
     codes = map_codes(landcover, max_side_px)
     image = map_image(codes, legend)
@@ -91,25 +92,14 @@ def write_thumbnail(
         sheet.paste(picture, ((sheet.width - image.width) // 2, 0), picture)
         sheet.paste(strip, (0, image.height))
         image = sheet
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         temporary.write_bytes(png_bytes(image))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
 def png_bytes(image: Image.Image) -> bytes:
     """An image as PNG; the same pixels give the same bytes."""
     buffer = io.BytesIO()
-    image.save(
-        buffer, format="PNG", optimize=True, **({"transparency": t} if (t := _transparent(image)) is not None else {})
-    )
+    transparent = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
+    image.save(buffer, format="PNG", optimize=True, **transparent)
     return buffer.getvalue()
-
-
-def _transparent(image: Image.Image) -> int | None:
-    value = image.info.get("transparency") if image.mode == "P" else None
-    return int(value) if value is not None else None

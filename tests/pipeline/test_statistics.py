@@ -20,7 +20,8 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.grid import region_mask
 from pipeline.patches import PatchCounter
 from pipeline.plan import Window, ZoneGrid
-from pipeline.statistics import INDEX_NODATA, MapStatistics, ZoneLayers, map_statistics
+from pipeline.statistics import MapStatistics, ZoneLayers, map_statistics
+from pipeline.store import INDEX_NODATA
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
