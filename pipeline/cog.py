@@ -8,6 +8,7 @@ temporary name; validated, overviews checked against the legend; then renamed. N
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -167,6 +168,7 @@ def _write(
                 tiled,
                 cog,
                 {**_PROFILE, "predictor": style.predictor},
+                overview_level=_overview_levels(zone.grid),
                 overview_resampling=style.resampling,
                 in_memory=False,
                 web_optimized=False,
@@ -223,6 +225,11 @@ def _windows(grid: ZoneGrid, size: int) -> Iterator[Window]:
     for row in range(0, grid.height, size):
         for col in range(0, grid.width, size):
             yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
+
+
+def _overview_levels(grid: ZoneGrid) -> int:
+    """Halvings until the longer side fits one tile (rio-cogeo's own count stops at the shorter: none for a strip)."""
+    return max(0, math.ceil(math.log2(max(grid.height, grid.width) / BLOCK_PX)))
 
 
 class _Statistics:
