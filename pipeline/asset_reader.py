@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,10 @@ _Float = npt.NDArray[np.float32]
 
 
 class AssetReader:
-    """stackstac ``Reader`` of one file. ``read`` returns float32 digital numbers, NaN where there is none."""
+    """stackstac ``Reader`` of one file. ``read`` returns float32 digital numbers, NaN where there is none.
+
+    Beyond stackstac's own arguments: ``nodata`` maps href to the scene's nodata value, ``signer`` signs hrefs.
+    """
 
     def __init__(
         self,
@@ -50,13 +54,13 @@ class AssetReader:
         scale_offset: Any,
         gdal_env: Any = None,
         errors_as_nodata: Any = (),
-        nodata: int = 0,
+        nodata: Mapping[str, int] | None = None,
         signer: Signer | None = None,
     ) -> None:
         self.url = url
         self.spec = spec
         self.resampling = resampling
-        self.nodata = nodata
+        self.nodata = (nodata or {}).get(url, 0)
         self.signer = signer or NoSigner()
 
     def read(self, window: Window, **_: Any) -> _Float:

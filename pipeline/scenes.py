@@ -23,6 +23,7 @@ import stackstac
 import xarray as xr
 from pyproj import Transformer
 from rasterio.enums import Resampling
+from shapely.affinity import translate
 from shapely.geometry import shape
 
 from pipeline.asset_reader import AssetReader
@@ -39,6 +40,8 @@ from spex_core.bands import SENTINEL2_BANDS
 
 FOOTPRINT_SLACK_DEGREES = 0.02
 """Published footprints are simplified; a scene this close to the window is still looked at (2 km)."""
+SCENES_PER_LOAD = 8
+"""Scenes of one band that are held at once, besides the values kept for the median."""
 SAMPLE_STEP_PX = 8
 """Every so many-th pixel goes into the check of dark pixels."""
 
@@ -103,6 +106,7 @@ def acquisition_numbers(scenes: Sequence[Scene]) -> list[int]:
 
 
 def _near(scenes: Sequence[Scene], grid: ZoneGrid, window: Window) -> list[bool]:
+    """Which scenes may have pixels in the window: by their raster's extent where it is known, and their footprint."""
     box = geobox(grid, window).boundingbox
     to_lonlat = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
     edge = shapely.segmentize(shapely.box(*box.bbox), max(box.span_x, box.span_y) / 8)
@@ -110,9 +114,18 @@ def _near(scenes: Sequence[Scene], grid: ZoneGrid, window: Window) -> list[bool]
     if lonlat.bounds[2] - lonlat.bounds[0] > 180.0:
         # A window over the antimeridian: both of its sides are looked at.
         lonlat = shapely.transform(lonlat, lambda x, y: (np.where(x < 0, x + 360.0, x), y), interleaved=False)
-        lonlat = shapely.union(lonlat, shapely.affinity.translate(lonlat, -360.0))
+        lonlat = shapely.union(lonlat, translate(lonlat, -360.0))
     area = shapely.buffer(lonlat, FOOTPRINT_SLACK_DEGREES)
-    return [bool(shape(scene.footprint).intersects(area)) for scene in scenes]
+    return [_overlaps(scene, grid, box.bbox) and bool(shape(scene.footprint).intersects(area)) for scene in scenes]
+
+
+def _overlaps(scene: Scene, grid: ZoneGrid, bounds: tuple[float, float, float, float]) -> bool:
+    scl = scene.assets[SCL]
+    if scene.epsg != grid.epsg or scl.shape is None or scl.transform is None:
+        return True
+    step_x, _, left, _, step_y, top = scl.transform
+    right, bottom = left + scl.shape[1] * step_x, top + scl.shape[0] * step_y
+    return left < bounds[2] and bounds[0] < right and bottom < bounds[3] and bounds[1] < top
 
 
 class _WindowReader:
@@ -146,7 +159,7 @@ class _WindowReader:
                 self.window.width + 2 * halo,
             )
             try:
-                scl = load_asset(scene, SCL, self.grid, grown)
+                scl = load([scene], [SCL], self.grid, grown)[0, 0]
             except ReadError as error:
                 self._problems[scene.id] = f"{scene.id}: {SCL}: {error}"
                 return None
@@ -155,21 +168,32 @@ class _WindowReader:
             self._masks[scene.id] = (seen, clear_mask(classes, self._mask_scl, halo))
         return self._masks[scene.id]
 
-    def band(self, scene: Scene, name: str) -> _Float | None:
-        """Reflectance of one band: float32 [h, w], NaN = none. None if unreadable, which is remembered."""
+    def bands(self, scenes: Sequence[Scene], names: Sequence[str]) -> _Float | None:
+        """Reflectance: float32 [scene, band, h, w], NaN = none. None if any is unreadable, which is remembered."""
         try:
-            numbers = load_asset(scene, name, self.grid, self.window)
-        except ReadError as error:
-            self._problems[scene.id] = f"{scene.id}: {name}: {error}"
-            return None
-        asset = scene.assets[name]
-        numbers *= np.float32(asset.scale)
-        numbers += np.float32(asset.offset)
-        _, clear = self._masks[scene.id]
-        step = slice(None, None, SAMPLE_STEP_PX)
-        sample = np.where(clear[step, step], numbers[step, step], np.float32(np.nan))
-        self._samples.setdefault(scene.id, {})[name] = sample
-        return numbers
+            values = load(scenes, names, self.grid, self.window)
+        except ReadError:
+            # Which file it was is found by asking one at a time; the rest of this answer is not needed.
+            for scene in scenes:
+                for name in names:
+                    try:
+                        load([scene], [name], self.grid, self.window)
+                    except ReadError as error:
+                        self._problems[scene.id] = f"{scene.id}: {name}: {error}"
+                        break
+            if any(self.failed(scene) for scene in scenes):
+                return None
+            values = load(scenes, names, self.grid, self.window)
+        for i, scene in enumerate(scenes):
+            _, clear = self._masks[scene.id]
+            for j, name in enumerate(names):
+                asset = scene.assets[name]
+                values[i, j] *= np.float32(asset.scale)
+                values[i, j] += np.float32(asset.offset)
+                step = (slice(None, None, SAMPLE_STEP_PX),) * 2
+                sample = np.where(clear[step], values[i, j][step], np.float32(np.nan))
+                self._samples.setdefault(scene.id, {})[name] = sample
+        return values
 
     def report(self) -> tuple[str, ...]:
         """Problems of reading, then warnings about radiometry, sorted."""
@@ -225,22 +249,36 @@ def _median_of(reader: _WindowReader, uses: Sequence[_Use]) -> tuple[_Float, npt
         count += use.pixels
     if not uses:
         return reflectance, count
-    stack = np.empty((int(count.max()), *reader.shape), np.float32)
+    layers = _layers(uses)
+    stack = np.empty((max(layers) + 1, *reader.shape), np.float32)
     for index, name in enumerate(SENTINEL2_BANDS):
         stack.fill(np.nan)
-        slot = np.zeros(reader.shape, np.intp)
-        for use in uses:
-            values = reader.band(use.scene, name)
+        for first in range(0, len(uses), SCENES_PER_LOAD):
+            group = slice(first, first + SCENES_PER_LOAD)
+            values = reader.bands([use.scene for use in uses[group]], [name])
             if values is None:
                 return None
-            rows, cols = np.nonzero(use.pixels)
-            stack[slot[rows, cols], rows, cols] = values[rows, cols]
-            slot += use.pixels
+            for use, layer, image in zip(uses[group], layers[group], values[:, 0], strict=True):
+                np.copyto(stack[layer], image, where=use.pixels)
         reflectance[index], observed = nan_median(stack)
         # Where a file has nodata although the classification does not say so, the scarcest band counts.
         np.minimum(count, observed, out=count)
     reflectance[:, count == 0] = np.nan
     return reflectance, count
+
+
+def _layers(uses: Sequence[_Use]) -> list[int]:
+    """A layer of the stack for each use; uses that share no pixel (other granules) share a layer."""
+    layers: list[int] = []
+    occupied: list[_Bool] = []
+    for use in uses:
+        free = next((i for i, taken in enumerate(occupied) if not (taken & use.pixels).any()), None)
+        if free is None:
+            free = len(occupied)
+            occupied.append(np.zeros_like(use.pixels))
+        occupied[free] |= use.pixels
+        layers.append(free)
+    return layers
 
 
 def nan_median(stack: _Float) -> tuple[_Float, npt.NDArray[np.uint8]]:
@@ -275,41 +313,49 @@ def _least_cloudy_first(
         use = masks[1] & ~filled
         if not use.any():
             continue
-        image = np.empty_like(reflectance)
-        for index, name in enumerate(SENTINEL2_BANDS):
-            values = reader.band(scene, name)
-            if values is None:
-                break
-            image[index] = values
-        else:
-            use &= np.isfinite(image).all(axis=0)
-            np.copyto(reflectance, image, where=use)
+        values = reader.bands([scene], SENTINEL2_BANDS)
+        if values is not None:
+            use &= np.isfinite(values[0]).all(axis=0)
+            np.copyto(reflectance, values[0], where=use)
             filled |= use
     return reflectance, filled.astype(np.uint8)
 
 
-def load_asset(scene: Scene, name: str, grid: ZoneGrid, window: Window) -> _Float:
-    """Digital numbers of one file on the window's pixels: float32 [h, w], NaN = nodata or outside the file.
-
-    Reflectance is interpolated bilinearly where the file is coarser than the grid, classes by nearest neighbour.
+def load(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window) -> _Float:
+    """Digital numbers on a window's pixels: float32 [scene, band, h, w], NaN = nodata or outside the file.
 
     Raises:
-        ReadError: The file cannot be read.
+        ReadError: A file cannot be read.
     """
-    lazy = lazy_asset(scene, name, grid, window)
-    if lazy.sizes["time"] == 0:
-        return np.full((window.height, window.width), np.nan, np.float32)
+    lazy = lazy_stack(scenes, names, grid, window)
     with dask.config.set(scheduler="synchronous"):
-        return np.array(lazy.data[0, 0].compute(), np.float32)
+        values: _Float = np.asarray(lazy.data.compute(), np.float32)
+    if values.shape[:2] == (len(scenes), len(names)) and values.flags.writeable:
+        return values
+    # stackstac leaves out what lies outside the window, and broadcasts what is empty.
+    out = np.full((len(scenes), len(names), window.height, window.width), np.nan, np.float32)
+    if values.size:
+        present = [int(i) for i in lazy["id"].values], [names.index(b) for b in lazy["band"].values]
+        out[np.ix_(*present)] = values
+    return out
 
 
-def lazy_asset(scene: Scene, name: str, grid: ZoneGrid, window: Window) -> xr.DataArray:
-    """One file on the window's pixels, not read yet: dims (time, band, y, x); time is empty where they do not meet."""
-    asset = scene.assets[name]
+def lazy_stack(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window) -> xr.DataArray:
+    """Files on a window's pixels, not read yet: dims (time, band, y, x); what the window does not touch is left out.
+
+    Reflectance is interpolated bilinearly where files are coarser than the grid, classes by nearest neighbour.
+    """
     bounds = geobox(grid, window).boundingbox.bbox
+    within = (grid.epsg, bounds)
+    # The position stands for the id: ids of several collections may repeat.
+    items = [{**stackstac_item(scene, names, within), "id": str(i)} for i, scene in enumerate(scenes)]
+    nodata = {scene.assets[name].href: scene.assets[name].nodata for scene in scenes for name in names}
+    signers = {scene.provider for scene in scenes}
+    if len(signers) > 1:
+        raise ValueError(f"scenes of several providers in one stack: {sorted(signers)}")
     lazy: xr.DataArray = stackstac.stack(
-        [stackstac_item(scene, (name,), within=(grid.epsg, bounds))],
-        assets=[name],
+        items,
+        assets=list(names),
         epsg=grid.epsg,
         resolution=grid.resolution_m,
         bounds=bounds,
@@ -317,12 +363,13 @@ def lazy_asset(scene: Scene, name: str, grid: ZoneGrid, window: Window) -> xr.Da
         dtype=np.dtype("float32"),
         fill_value=np.float32(np.nan),
         rescale=False,
-        resampling=Resampling.nearest if name == SCL else Resampling.bilinear,
+        resampling=Resampling.nearest if SCL in names else Resampling.bilinear,
         chunksize=(1, 1, window.height, window.width),
+        sortby_date=False,
         xy_coords=False,
         properties=False,
         band_coords=False,
-        reader=functools.partial(AssetReader, nodata=asset.nodata, signer=signer_for(scene.provider)),
+        reader=functools.partial(AssetReader, nodata=nodata, signer=signer_for(signers.pop())),
     )
     return lazy
 
