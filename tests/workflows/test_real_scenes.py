@@ -18,7 +18,8 @@ from typer import Typer
 from typer.testing import CliRunner
 
 from spex_core.bands import SENTINEL2_BANDS
-from workflows.real_scenes import DN_OFFSET, DN_SCALE, main
+from workflows.real_scenes import main
+from workflows.scene_cogs import DN_OFFSET, DN_SCALE
 
 SIZE = 64
 UTM = Affine(10, 0, 500_000, 0, -10, 5_600_000)
