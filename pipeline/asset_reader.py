@@ -167,10 +167,11 @@ class AssetReader:
 
     def _warp_cell(self, ds: Any, row: int, col: int) -> _Float:
         nodata = self.nodata if ds.nodata is None or np.isnan(ds.nodata) else ds.nodata
+        grid = self.spec.transform
         with WarpedVRT(
             ds,
             crs=f"EPSG:{self.spec.epsg}",
-            transform=self.spec.transform * Affine.translation(col, row),
+            transform=Affine(grid.a, 0.0, grid.c + col * grid.a, 0.0, grid.e, grid.f + row * grid.e),
             width=WARP_CELL_PX,
             height=WARP_CELL_PX,
             resampling=self.resampling,

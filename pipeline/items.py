@@ -51,6 +51,7 @@ def normalise_item(
     """
     source = source or SourceConfig.model_validate({})
     identifier = item_id(item)
+    item_properties(item)
     found, missing = find_assets(_mapping(item, "assets"))
     if missing:
         raise SceneError(f"{identifier}: no asset for {', '.join(missing)}")
