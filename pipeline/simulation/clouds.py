@@ -43,7 +43,8 @@ class Clouds:
     def _opacity(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> FloatArray:
         field = fractal_noise(self.seed * 17 + 1, x, y, self.size_m, 5, 0.5) + np.float32(self.level)
         t = np.clip(field / np.float32(0.35), 0.0, 1.0)
-        return t * t * (np.float32(3.0) - np.float32(2.0) * t)
+        opacity: FloatArray = t * t * (np.float32(3.0) - np.float32(2.0) * t)
+        return opacity
 
     def opacities(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], sun_azimuth_deg: float, sun_elevation_deg: float

@@ -132,7 +132,7 @@ class Landscape:
         barren = fractal_noise(f(8), x, y, 1200.0, 4, 0.6) + b.bare
         alpine = (height - b.treeline_m) / (0.22 * b.relief_m)
         code[barren + np.maximum(alpine - 0.4, -0.2) + 0.4 * steep * (alpine > -0.5) > 0.35] = BARE
-        code[(alpine + 0.4 * ragged > 1.5)] = BARE
+        code[(alpine + 0.4 * ragged > 0.9)] = BARE
 
         # Forest, with stands; clearings and groves come from the finer octaves.
         wooded = (
@@ -156,7 +156,7 @@ class Landscape:
         code[hedge | lone & (code != BARE)] = TREES
         patch = np.where(farmed & ~hedge, parcels.key, patch)
 
-        street, built, garden_patch = self._settlements(x, y, ragged, parcels, steep, alpine)
+        street, road, built, garden_patch = self._settlements(x, y, ragged, parcels, steep, alpine)
         code[built] = BUILT
         patch = np.where(built, garden_patch, patch)
 
@@ -168,7 +168,7 @@ class Landscape:
         code[shore & ~built] = BARE
         ponds = marsh & (smooth_noise(f(13), x, y, 110.0) + 0.4 * clumps > 1.7)
         code[ponds] = WATER
-        bridge = street & crossing
+        bridge = road & crossing
         code[(depth > 0) & ~bridge] = WATER
         patch = np.where(marsh | shore | (depth > 0), hash_of(f(14), province), patch)
 
@@ -245,7 +245,8 @@ class Landscape:
         parcels: _Parcels,
         steep: FloatArray,
         alpine: FloatArray,
-    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.uint32]]:
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.uint32]]:
+        """Paved ground, country roads among it, built-up land, and the building block or road of each pixel."""
         b, f = self.biome, self._field
         towns = voronoi(f(40), x, y, 3000.0)
         radius = np.where(unit(towns.key, 1) < b.towns, 250.0 + 1100.0 * unit(towns.key, 2) * (0.3 + b.towns), 0.0)
@@ -279,7 +280,7 @@ class Landscape:
         net = voronoi(f(46), bend_x, bend_y, 2100.0)
         roads = (net.edge < 9.0) & (steep < 1.6) & (alpine < 0.6) & (unit(hash_of(f(47), net.key)) < 0.15 + b.towns)
         built = (urban & ~park) | roads
-        return streets | roads, built, np.where(urban, block, net.key)
+        return streets | roads, roads, built, np.where(urban, block, net.key)
 
     def _waters(
         self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], terrain: _Terrain, ragged: FloatArray

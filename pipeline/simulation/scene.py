@@ -74,7 +74,8 @@ class World:
         if frame.epsg == self.epsg:
             return x, y
         to_home = Transformer.from_crs(frame.epsg, self.epsg, always_xy=True)
-        home_x, home_y = to_home.transform(*(np.ascontiguousarray(a) for a in np.broadcast_arrays(x, y)))
+        every_x, every_y = (np.array(a) for a in np.broadcast_arrays(x, y))
+        home_x, home_y = to_home.transform(every_x, every_y)
         return home_x, home_y
 
     def cover(self, frame: Frame, pad_px: int = 0) -> Cover:
