@@ -256,12 +256,15 @@ class RunStore:
         return self.folder / "journal.jsonl"
 
     def journal_writer(self) -> JournalWriter:
-        """Opens the journal for the one driver of this run.
+        """Opens the journal for the one driver of this run, and removes what a killed writer left half written.
 
         Raises:
             StoreError: Another driver is at work.
         """
-        return JournalWriter(self.journal_path)
+        writer = JournalWriter(self.journal_path)  # from here on nobody else's half-written chunk can be meant
+        for leftover in self.zarr_path.rglob("*.partial"):
+            leftover.unlink(missing_ok=True)
+        return writer
 
     def state(self) -> JournalState:
         """Where the run stands, by its journal."""

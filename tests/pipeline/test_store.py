@@ -6,6 +6,9 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -272,3 +275,43 @@ def test_a_file_in_the_way_of_the_folder_is_said_so(tmp_path: Path, plan: MapPla
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         RunStore.create(tmp_path / "file" / "run", plan, LEGEND)
+
+
+@pytest.mark.parametrize("position", [(0, 0), (1, 2)], ids=["inside", "at the border"])
+def test_a_damaged_block_is_mended_by_writing_it_again(
+    tmp_path: Path, plan: MapPlan, position: tuple[int, int]
+) -> None:
+    store = RunStore.create(tmp_path, plan, LEGEND)
+    digests = write_all(store)
+    for layer in LAYERS:
+        chunk(store, layer, *position).write_bytes(b"torn")
+    assert len(store.finished_blocks("full")) == len(digests) - 1
+    assert write_all(store) == digests
+    assert len(store.finished_blocks("full")) == len(digests)
+
+
+def test_a_writer_killed_at_any_moment_leaves_only_whole_chunks(tmp_path: Path, plan: MapPlan) -> None:
+    store = RunStore.create(tmp_path, plan, LEGEND)
+    program = (
+        "import sys\n"
+        "from tests.pipeline.test_store import *\n"
+        "store = RunStore.open(sys.argv[1])\n"
+        "print('ready', flush=True)\n"
+        "for seed in range(10_000):\n"
+        "    for block in store.plan.zones[0].blocks:\n"
+        "        drawn = random_layers(np.random.default_rng(seed), block.window.height, block.window.width)\n"
+        "        store.write_block(EPSG, block, *drawn)\n"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"ready\n"
+    time.sleep(0.4)
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    chunk(store, "landcover", 0, 0).with_name("0.0123.partial").write_bytes(b"half")
+    store.journal_writer().close()
+    assert not list(store.zarr_path.rglob("*.partial"))
+    for layer in LAYERS:
+        store.zone(EPSG).read(layer)  # every chunk carries a checksum
+    assert store.finished_blocks() == {}, "nothing was journalled, so nothing counts"
