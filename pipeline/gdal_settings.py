@@ -23,7 +23,6 @@ def gdal_options(href: str) -> dict[str, str | int | bool]:
         # No directory listings and no side-car files: one request less per open, and nothing unasked is read.
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_PAM_ENABLED": "NO",
-        "CPL_VSIL_CURL_USE_HEAD": "NO",
         # The header of a COG with its tile index arrives with the first request.
         "GDAL_INGESTED_BYTES_AT_OPEN": 65536,
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
