@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.atomic_files import replacing
 from pipeline.errors import StoreError
 from pipeline.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.scene import Scene
@@ -20,25 +20,13 @@ def write_plan(plan: MapPlan, path: str | Path) -> None:
     """Writes a plan under its final name only when it is complete and on disk.
 
     Raises:
-        StoreError: The file cannot be written.
+        OutputError: The file cannot be written.
     """
-    path = Path(path)
-    text = json.dumps(_plan_to_dict(plan), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp gives 0600; a plan is read by the whole team
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(f"plan {path} cannot be written: {error}") from error
+    text = json.dumps(_plan_to_dict(plan), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_plan(path: str | Path) -> MapPlan:

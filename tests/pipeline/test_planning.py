@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import RunConfig, TilingConfig
-from pipeline.errors import CatalogError, NoScenesError, StoreError
+from pipeline.errors import CatalogError, NoScenesError, OutputError, StoreError
 from pipeline.grid import intersection, region_mask, slices
 from pipeline.plan import MapPlan, Window
 from pipeline.planning import build_plan, plan_blocks, read_plan, summarise, write_plan
@@ -316,7 +316,7 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
         write_plan(dataclasses.replace(plan, config={"name": float("nan")}), tmp_path / "plan.json")
     assert (tmp_path / "plan.json").read_bytes() == before
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_plan(plan, tmp_path / "file" / "plan.json")
 
 
