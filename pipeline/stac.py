@@ -1,7 +1,7 @@
 """A finished map as a STAC 1.1 item: pure functions from what was mapped to JSON-able dictionaries.
 
-Written by hand rather than through pystac's extension helpers, which still write raster 1.1 and mlm 1.4; the versions in
-use are in :data:`EXTENSIONS`. All links inside the catalog are relative, so the output folder can be moved or served.
+Written by hand rather than through pystac's extension helpers, which still write raster 1.1 and mlm 1.4; the versions
+in use are in :data:`EXTENSIONS`. All links inside the catalog are relative, so the output folder can be moved.
 """
 
 from __future__ import annotations
