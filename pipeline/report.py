@@ -159,7 +159,7 @@ def render_report(context: ReportContext) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(area=format_area, share=format_share, link=_safe_link, percent=_percent)
+    environment.filters.update(area=format_area, share=_short_share, link=_safe_link, percent=_percent)
     shown = context.explanations[:MAX_REGIONS]
     colors = {c.code: c.color for c in context.legend}
     largest = max((c.share for c in context.statistics.overall.classes), default=1.0)
@@ -174,6 +174,11 @@ def render_report(context: ReportContext) -> str:
         index_labels=INDEX_LABELS,
         problem_count=len(context.problems) + len(context.skipped_scenes) + context.missing_blocks,
     )
+
+
+def _short_share(share: float) -> str:
+    """``>99%`` and ``<1%`` where a sentence would say it in words."""
+    return format_share(share).replace("more than ", ">").replace("less than ", "<")
 
 
 def _percent(value: float) -> str:
