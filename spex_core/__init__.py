@@ -1,0 +1,51 @@
+"""SPEX: a spectral vision-language model for land-cover extraction (arXiv 2508.05202).
+
+Knows tensors, text and legends; knows nothing of rasters, STAC or Ray. The model classes are imported on first use, so
+that bands, legends and index rules cost no torch import.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from spex_core.bands import BANDS, SENTINEL2_BANDS, Band
+from spex_core.errors import CheckpointError, LegendError, ModelInputError, SpexError
+from spex_core.legend import Legend, LegendClass
+
+if TYPE_CHECKING:
+    from spex_core.checkpoints import resolve_checkpoint
+    from spex_core.configuration import SpexConfig
+    from spex_core.modeling import LandCoverPrediction, SpexForLandCover
+    from spex_core.processing import SpexProcessor
+
+_LAZY = {
+    "SpexConfig": "spex_core.configuration",
+    "SpexProcessor": "spex_core.processing",
+    "SpexForLandCover": "spex_core.modeling",
+    "LandCoverPrediction": "spex_core.modeling",
+    "resolve_checkpoint": "spex_core.checkpoints",
+}
+
+__all__ = [
+    "BANDS",
+    "SENTINEL2_BANDS",
+    "Band",
+    "CheckpointError",
+    "LandCoverPrediction",
+    "Legend",
+    "LegendClass",
+    "LegendError",
+    "ModelInputError",
+    "SpexConfig",
+    "SpexError",
+    "SpexForLandCover",
+    "SpexProcessor",
+    "resolve_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'spex_core' has no attribute {name!r}")

@@ -37,7 +37,7 @@ _FLOOR = 1e-3  # reflectance; keeps a ratio of two dark pixels finite
 
 
 def _ratio(numerator: Any, denominator: Any) -> Any:
-    # Atmospheric correction gives slightly negative reflectance over dark water: the sum is floored, the result clipped.
+    # Atmospheric correction can leave slightly negative reflectance over dark water: floor the sum, clip the result.
     return (numerator / denominator.clip(_FLOOR, None)).clip(-1.0, 1.0)
 
 

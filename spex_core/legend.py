@@ -63,11 +63,11 @@ class Legend:
         if not self.classes:
             raise LegendError(f"legend {self.name!r} has no classes; list at least one under 'classes'")
         for field, values in (
-            ("code", [c.code for c in self.classes]),
+            ("code", [str(c.code) for c in self.classes]),
             ("name", [c.name for c in self.classes]),
             ("noun", [c.noun for c in self.classes]),
         ):
-            repeated = sorted({str(v) for v in values if values.count(v) > 1})
+            repeated = sorted({v for v in values if values.count(v) > 1})
             if repeated:
                 raise LegendError(f"legend {self.name!r} repeats {field} {', '.join(repeated)}; each must be unique")
         for c in self.classes:

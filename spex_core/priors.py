@@ -6,8 +6,12 @@ source of the attribute records that stand in the prompts (SPIE, arXiv 2508.0520
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import ConvexHull, QhullError
 
 from spex_core.indices import spectral_index
 from spex_core.legend import Legend, LegendClass
@@ -59,3 +63,111 @@ def index_scores(reflectance: FloatArray, legend: Legend) -> FloatArray:
     logits -= logits.max(axis=0, keepdims=True)
     scores = np.exp(logits)
     return np.asarray(scores / scores.sum(axis=0, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True)
+class AttributeRecord:
+    """One candidate object of a class, as text-ready numbers (SPIE; all lengths are shares of the image side)."""
+
+    size: str
+    """Size word, see :data:`SIZE_WORDS`."""
+    centroid: tuple[float, float]
+    """x (right), y (down), each 0..1."""
+    location: str
+    """Cell of the thirds grid, e.g. ``"top-left"``, ``"center"``."""
+    box: tuple[tuple[float, float], ...]
+    """Four corners (x, y) of the minimum-area rotated rectangle."""
+    share: float
+    """Area of the object, share of the image."""
+    indices: dict[str, float]
+    """Mean spectral indices over the object; empty if no reflectance was given."""
+
+
+SIZE_WORDS: tuple[tuple[float, str], ...] = (
+    (0.0025, "very tiny"),
+    (0.0040, "tiny"),
+    (0.0066, "small"),
+    (0.0095, "medium"),
+    (0.0300, "somewhat large"),
+    (0.1500, "large"),
+    (float("inf"), "huge"),
+)
+"""Upper bound of the object's share of the image → word. The bounds separate every example of the published prompts."""
+
+RECORD_INDICES: tuple[str, ...] = ("ndvi", "mndwi", "ndbi")
+"""Indices that a record carries."""
+
+
+def region_attributes(
+    mask: npt.NDArray[np.bool_], reflectance: FloatArray | None = None, *, max_records: int = 10
+) -> tuple[AttributeRecord, ...]:
+    """Describes the connected objects of a mask, largest first (SPIE, arXiv 2508.05202).
+
+    Args:
+        mask: bool ``[H, W]``, candidate pixels of one class; 8-connected objects are described.
+        reflectance: Surface reflectance, float32 ``[10, H, W]``, for the mean index values; optional.
+        max_records: At most so many records.
+
+    Returns:
+        Records sorted by area (ties: first pixel in row-major order). Coordinates are pixel indices divided by the
+        image side. One-pixel objects keep their true centroid (the published data put them at 0, 0).
+    """
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    if count == 0:
+        return ()
+    areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    order = np.argsort(-areas, kind="stable")[:max_records]
+    height, width = mask.shape
+    windows = ndimage.find_objects(labels)
+    records = []
+    for label in order + 1:
+        rows, columns = windows[label - 1]
+        inside = labels[rows, columns] == label
+        y, x = (axis.astype(np.float64) for axis in np.nonzero(inside))
+        y += rows.start
+        x += columns.start
+        cx, cy = float(x.mean()) / width, float(y.mean()) / height
+        share = float(areas[label - 1]) / mask.size
+        indices = {}
+        if reflectance is not None:
+            patch = reflectance[:, rows, columns][:, inside]
+            indices = {name: float(np.mean(spectral_index(name, patch, band_axis=-2))) for name in RECORD_INDICES}
+        corners = _minimum_area_rectangle(np.stack([x, y], axis=1)) / (width, height)
+        records.append(
+            AttributeRecord(
+                size=next(word for bound, word in SIZE_WORDS if share < bound),
+                centroid=(cx, cy),
+                location=location_word(cx, cy),
+                box=tuple((float(a), float(b)) for a, b in corners),
+                share=share,
+                indices=indices,
+            )
+        )
+    return tuple(records)
+
+
+def location_word(x: float, y: float) -> str:
+    """Cell of the 3 x 3 grid that holds a point of the unit square (x right, y down); the middle is ``"center"``."""
+    row = ("top", "middle", "bottom")[min(int(y * 3), 2)]
+    column = ("left", "center", "right")[min(int(x * 3), 2)]
+    return "center" if (row, column) == ("middle", "center") else f"{row}-{column}"
+
+
+def _minimum_area_rectangle(points: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Corners [4, 2] of the smallest rectangle around points [N, 2]: one side lies on an edge of the convex hull."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    upright = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
+    if len(points) < 3 or np.any(high == low):
+        return upright
+    try:
+        hull = points[ConvexHull(points).vertices]
+    except QhullError:  # all points on one slanted line: an upright box is the honest answer
+        return upright
+    edges = np.roll(hull, -1, axis=0) - hull
+    along = edges / np.linalg.norm(edges, axis=1, keepdims=True)
+    across = np.stack([-along[:, 1], along[:, 0]], axis=1)
+    u, v = hull @ along.T, hull @ across.T
+    extents = (u.min(axis=0), u.max(axis=0), v.min(axis=0), v.max(axis=0))
+    best = int(np.argmin((extents[1] - extents[0]) * (extents[3] - extents[2])))
+    u0, u1, v0, v1 = (float(extent[best]) for extent in extents)
+    return np.array([u * along[best] + v * across[best] for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))])

@@ -1,0 +1,113 @@
+"""Configuration of a SPEX model: one class covers the published layout and the small Sentinel-2 models."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
+
+from spex_core.bands import SENTINEL2_BANDS
+
+STRIDE = 16
+"""Pixels per image token and per cell of the mask decoder's image embedding (arXiv 2508.05202)."""
+LARGEST_STRIDE = 32
+"""Image sides must be multiples of this: the stride of the last encoder stage."""
+
+
+@strict
+class SpexConfig(PreTrainedConfig):
+    """Everything that decides the shape of a :class:`spex_core.SpexForLandCover`.
+
+    The defaults are a small Sentinel-2 model. ``text_config`` is a transformers Qwen2 configuration.
+    """
+
+    model_type = "spex"
+    sub_configs_defaults = {"text_config": SubConfigSpec(config_class=Qwen2Config)}  # noqa: RUF012 (transformers' API)
+
+    # input
+    bands: tuple[str, ...] | list[str] = SENTINEL2_BANDS
+    """Band names in channel order."""
+    band_mean: tuple[float, ...] | list[float] = (0.08, 0.10, 0.11, 0.14, 0.21, 0.24, 0.25, 0.26, 0.21, 0.15)
+    """Mean surface reflectance per band; inputs are normalised by it."""
+    band_std: tuple[float, ...] | list[float] = (0.09, 0.09, 0.10, 0.10, 0.11, 0.12, 0.12, 0.12, 0.12, 0.11)
+    """Standard deviation of surface reflectance per band."""
+    index_channels: bool = True
+    """Whether spectral indices join the bands as extra input channels (needs the ten Sentinel-2 bands)."""
+
+    # vision encoder
+    channels: int = 32
+    """Width of the first stage; each later stage doubles it."""
+    depths: tuple[int, ...] | list[int] = (2, 2, 4, 2)
+    """Blocks per stage, at strides 4, 8, 16, 32."""
+    mixer: Literal["dwconv"] = "dwconv"
+    """Spatial mixer of a block: ``dwconv`` is a depthwise convolution (see docs/decisions/0006)."""
+    mixer_kernel: int = 5
+    mlp_ratio: float = 4.0
+    layer_scale: float = 1.0
+    """Initial value of the per-channel residual scales."""
+    aggregator_channels: int = 192
+    aggregator_norm: Literal["group", "channel"] = "channel"
+    """``group`` (16 groups, published) pools over the tile; ``channel`` is local, so tiles agree at seams."""
+    aggregator_dropout: float = 0.0
+
+    # language model and condensation
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    condensation_widths: tuple[int, ...] | list[int] = (256, 128)
+    """Hidden widths of the MLP from language-model states to mask prompts."""
+    condensed_tokens: int = 4
+    """Answer states are pooled to this many mask prompts."""
+    attribute_records: int = 2
+    """At most so many attribute records per class in a prompt (the published data have up to ten)."""
+    attribute_fields: tuple[str, ...] | list[str] = ("size", "centroid", "location", "indices")
+    """Fields of a record that are written into the prompt; see :mod:`spex_core.prompts`."""
+
+    # mask decoder
+    decoder_width: int = 96
+    decoder_layers: int = 2
+    decoder_heads: int = 4
+    decoder_mlp: int = 256
+    mask_tokens: int = 4
+    double_softmax: bool = False
+    """Reproduces the softmax that the published implementation takes twice in token-to-image attention."""
+    mask_detail: Literal["none", "full"] = "full"
+    """``none``: logits at stride 4 (published); ``full``: spectral detail at every pixel joins them."""
+    detail_channels: int = 32
+    temperature: float = 1.0
+    """Scores are softmax(logits / temperature): calibration on held-out chips."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.text_config is None:
+            self.text_config = Qwen2Config(
+                vocab_size=1024,
+                hidden_size=192,
+                intermediate_size=512,
+                num_hidden_layers=3,
+                num_attention_heads=6,
+                num_key_value_heads=2,
+                max_position_embeddings=4096,
+                tie_word_embeddings=True,
+                bos_token_id=None,
+                eos_token_id=None,
+                pad_token_id=None,
+            )
+        super().__post_init__(**kwargs)
+        for name in ("bands", "band_mean", "band_std", "depths", "condensation_widths", "attribute_fields"):
+            setattr(self, name, tuple(getattr(self, name)))
+        if not len(self.bands) == len(self.band_mean) == len(self.band_std):
+            raise ValueError(
+                f"bands, band_mean and band_std differ in length: {len(self.bands)}, {len(self.band_mean)}, "
+                f"{len(self.band_std)}"
+            )
+        if len(self.depths) != 4:
+            raise ValueError(f"depths must name four stages, got {self.depths}")
+        if self.index_channels and tuple(self.bands) != SENTINEL2_BANDS:
+            raise ValueError("index_channels needs the ten Sentinel-2 bands in order; set index_channels=False")
+
+    @property
+    def text(self) -> Qwen2Config:
+        """The language model's configuration, typed."""
+        assert isinstance(self.text_config, Qwen2Config)
+        return self.text_config

@@ -1,0 +1,226 @@
+"""The vision side: multispectral four-stage encoder, multiscale feature aggregation, neck and full-resolution detail.
+
+Source: SPEX (arXiv 2508.05202) on an InternImage-shaped encoder (arXiv 2211.05778). Tensors are channels-last
+``[B, H, W, C]`` inside the encoder and ``[B, C, H, W]`` outside it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spex_core.configuration import SpexConfig
+from spex_core.indices import SPECTRAL_INDICES, spectral_index
+
+LAYER_NORM_EPS = 1e-6
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channel axis of ``[B, C, H, W]``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape in and out."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SpectralInput(nn.Module):
+    """Surface reflectance ``[B, C, H, W]`` → normalised channels, with spectral indices beside them if configured."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: SpexConfig) -> None:
+        super().__init__()
+        self.index_channels = config.index_channels
+        self.channels = len(config.bands) + (len(SPECTRAL_INDICES) - 1 if config.index_channels else 0)
+        self._normalisation = (config.band_mean, config.band_std)
+        self.register_buffer("mean", torch.empty(1, len(config.bands), 1, 1), persistent=False)
+        self.register_buffer("std", torch.empty(1, len(config.bands), 1, 1), persistent=False)
+        self.reset_normalisation()
+
+    @torch.no_grad()
+    def reset_normalisation(self) -> None:
+        """Fills the buffers from the configuration; loading needs it, because they are not part of the weights."""
+        for buffer, values in zip((self.mean, self.std), self._normalisation, strict=True):
+            if not buffer.is_meta:
+                buffer.copy_(torch.tensor(values).view(1, -1, 1, 1))
+
+    def forward(self, reflectance: Tensor) -> Tensor:
+        """``[B, C, H, W]`` reflectance → ``[B, C', H, W]``; the last seven of C' are indices in [-1, 1]."""
+        normalised = (reflectance - self.mean) / self.std
+        if not self.index_channels:
+            return normalised
+        # "brightness" is a plain mean of bands: nothing that the first convolution could not form itself.
+        indices = [spectral_index(name, reflectance) for name in SPECTRAL_INDICES if name != "brightness"]
+        return torch.cat([normalised, torch.stack(indices, dim=1)], dim=1)
+
+
+class Stem(nn.Module):
+    """Two strided convolutions to stride 4; returns channels-last."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels // 2, 3, stride=2, padding=1)
+        self.norm1 = nn.LayerNorm(channels // 2, eps=LAYER_NORM_EPS)
+        self.conv2 = nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1)
+        self.norm2 = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` → ``[B, H/4, W/4, channels]``."""
+        x = F.gelu(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        out: Tensor = self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return out
+
+
+class DepthwiseMixer(nn.Module):
+    """Depthwise convolution between two linear maps: the CPU-friendly stand-in for deformable convolution."""
+
+    def __init__(self, channels: int, kernel: int) -> None:
+        super().__init__()
+        self.input_proj = nn.Linear(channels, channels)
+        self.depthwise = nn.Conv2d(channels, channels, kernel, padding=kernel // 2, groups=channels)
+        self.output_proj = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` → the same."""
+        value = self.input_proj(x).permute(0, 3, 1, 2)
+        out: Tensor = self.output_proj(F.gelu(self.depthwise(value).permute(0, 2, 3, 1)))
+        return out
+
+
+class EncoderBlock(nn.Module):
+    """Post-norm residual block with per-channel residual scales (InternImage-L layout)."""
+
+    def __init__(self, config: SpexConfig, channels: int) -> None:
+        super().__init__()
+        hidden = int(channels * config.mlp_ratio)
+        self.mixer = DepthwiseMixer(channels, config.mixer_kernel)
+        self.norm1 = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+        self.norm2 = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
+        self.scale1 = nn.Parameter(torch.full((channels,), config.layer_scale))
+        self.scale2 = nn.Parameter(torch.full((channels,), config.layer_scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` → the same."""
+        x = x + self.scale1 * self.norm1(self.mixer(x))
+        out: Tensor = x + self.scale2 * self.norm2(self.fc2(F.gelu(self.fc1(x))))
+        return out
+
+
+class Downsample(nn.Module):
+    """Strided convolution that doubles the channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 2 * channels, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.LayerNorm(2 * channels, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, H, W, C]`` → ``[B, H/2, W/2, 2C]``."""
+        out: Tensor = self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+        return out
+
+
+class Encoder(nn.Module):
+    """Four stages at strides 4, 8, 16, 32."""
+
+    def __init__(self, config: SpexConfig, in_channels: int) -> None:
+        super().__init__()
+        widths = [config.channels * 2**level for level in range(4)]
+        self.stem = Stem(in_channels, widths[0])
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(EncoderBlock(config, width) for _ in range(depth)))
+            for width, depth in zip(widths, config.depths, strict=True)
+        )
+        self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """``[B, C, H, W]`` → four maps ``[B, channels * 2**l, H / (4 * 2**l), W / (4 * 2**l)]``."""
+        x = self.stem(x)
+        levels = []
+        for level, stage in enumerate(self.stages):
+            x = stage(x)
+            levels.append(x.permute(0, 3, 1, 2))
+            if level < 3:
+                x = self.downsamples[level](x)
+        return levels
+
+
+class MultiscaleAggregator(nn.Module):
+    """All stages at stride 16, concatenated and fused: the map that both the language model and the masks see."""
+
+    def __init__(self, config: SpexConfig) -> None:
+        super().__init__()
+        self.fuse = nn.Conv2d(config.channels * 15, config.aggregator_channels, 1)
+        self.norm: nn.Module = (
+            nn.GroupNorm(16, config.aggregator_channels)
+            if config.aggregator_norm == "group"
+            else ChannelNorm(config.aggregator_channels)
+        )
+        self.dropout = nn.Dropout(config.aggregator_dropout)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        """Four encoder maps → ``[B, aggregator_channels, H/16, W/16]``."""
+        size = levels[2].shape[-2:]
+        resized = [
+            level if level.shape[-2:] == size else F.interpolate(level, size, mode="bilinear", align_corners=True)
+            for level in levels
+        ]
+        fused = self.fuse(torch.cat([resized[2], resized[0], resized[1], resized[3]], dim=1))
+        out: Tensor = self.dropout(F.gelu(self.norm(fused)))
+        return out
+
+
+class VisionNeck(nn.Module):
+    """Aggregated map → image embedding of the mask decoder."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.norm1 = ChannelNorm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = ChannelNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, h, w]`` → ``[B, channels, h, w]``."""
+        out: Tensor = self.norm2(self.conv2(self.norm1(self.conv1(x))))
+        return out
+
+
+class SpectralDetail(nn.Module):
+    """Per-pixel features at full resolution: the input channels plus what three encoder scales say about them.
+
+    10 m pixels matter in land cover (roads, hedges, river banks), and the published masks stop at stride 4.
+    """
+
+    def __init__(self, config: SpexConfig, in_channels: int) -> None:
+        super().__init__()
+        width = config.detail_channels
+        self.laterals = nn.ModuleList(
+            nn.Conv2d(channels, 2 * width, 1)
+            for channels in (config.channels, config.channels * 2, config.aggregator_channels)
+        )
+        self.context = nn.Conv2d(2 * width, width, 3, padding=1)
+        self.pixel1 = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.pixel2 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = ChannelNorm(width)
+        self.mix = nn.Conv2d(width, width, 3, padding=1)
+        self.out_norm = ChannelNorm(width)
+
+    def forward(self, inputs: Tensor, levels: list[Tensor], aggregated: Tensor) -> Tensor:
+        """``inputs`` ``[B, C', H, W]`` and encoder maps → ``[B, detail_channels, H, W]``."""
+        size = levels[0].shape[-2:]
+        context = self.laterals[0](levels[0])
+        for lateral, level in zip(self.laterals[1:], (levels[1], aggregated), strict=True):
+            context = context + F.interpolate(lateral(level), size, mode="bilinear", align_corners=False)
+        context = self.context(F.gelu(context))
+        pixel = self.pixel2(F.gelu(self.pixel1(inputs)))
+        x = self.norm(pixel + F.interpolate(context, inputs.shape[-2:], mode="bilinear", align_corners=False))
+        out: Tensor = self.out_norm(x + self.mix(F.gelu(x)))
+        return F.gelu(out)

@@ -1,0 +1,322 @@
+"""SPEX for land cover: one vision pass per tile, one question per legend class, one mask per question.
+
+Order of a forward pass (arXiv 2508.05202): encoder -> aggregation -> [projector -> language model -> condensation] ->
+mask decoder. The system prompt and image tokens are read by the language model once per tile; their key/value cache is
+shared by all class questions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Qwen2Model
+from transformers.cache_utils import DynamicCache
+from transformers.utils.generic import ModelOutput
+
+from spex_core.configuration import SpexConfig
+from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
+from spex_core.errors import CheckpointError, ModelInputError
+from spex_core.legend import Legend
+from spex_core.mask_decoder import MaskDecoder
+from spex_core.processing import SpexProcessor, TextBatch
+
+Explain = Literal["none", "brief", "full"]
+NEW_TOKENS: dict[str, int] = {"brief": 48, "full": 160}
+"""Longest generated answer, tokens."""
+
+
+@dataclass
+class VisionOutput(ModelOutput):
+    """What one vision pass yields for every class of a tile."""
+
+    image_tokens: Tensor | None = None
+    """float ``[B, h*w, hidden]``, projected to the language model."""
+    image_embedding: Tensor | None = None
+    """float ``[B, decoder_width, h, w]`` at stride 16."""
+    detail: Tensor | None = None
+    """float ``[B, detail_channels, H, W]`` or None."""
+
+
+@dataclass
+class SpexOutput(ModelOutput):
+    """Training forward."""
+
+    mask_logits: Tensor | None = None
+    """float ``[B, K, H, W]`` (``[B, K, H/4, W/4]`` without detail)."""
+    text_logits: Tensor | None = None
+    """float ``[answer tokens, vocab]``, aligned with ``text_targets``."""
+    text_targets: Tensor | None = None
+    """int64 ``[answer tokens]``."""
+
+
+@dataclass
+class LandCoverPrediction(ModelOutput):
+    """What :meth:`SpexForLandCover.predict` returns."""
+
+    scores: Tensor | None = None
+    """float ``[B, K, H, W]``: softmax over the K legend classes."""
+    texts: list[list[str]] | None = None
+    """B lists of K answers; empty when ``explain="none"``."""
+
+
+class Condensation(nn.Module):
+    """Token context condensation: answer states pooled over time to four mask prompts."""
+
+    def __init__(self, config: SpexConfig) -> None:
+        super().__init__()
+        self.tokens = config.condensed_tokens
+        widths = [config.text.hidden_size, *config.condensation_widths, config.decoder_width]
+        layers: list[nn.Module] = []
+        for wide, narrow in pairwise(widths):
+            layers += [nn.Linear(wide, narrow), nn.ReLU()]
+        self.mlp = nn.Sequential(*layers[:-1])
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Adaptive average pooling over each row's own span, then the MLP.
+
+        Args:
+            states: float ``[N, T, hidden]``.
+            mask: bool ``[N, T]``; each row's True entries are the answer, in order (at least one).
+
+        Returns:
+            float ``[N, condensed_tokens, decoder_width]``.
+        """
+        length = mask.sum(1, keepdim=True)
+        rank = mask.cumsum(1) - 1
+        bins = torch.arange(self.tokens, device=mask.device)
+        start = (bins[None, :] * length) // self.tokens  # floor(i T / n)
+        end = -((-(bins[None, :] + 1) * length) // self.tokens)  # ceil((i + 1) T / n)
+        member = (rank[:, None, :] >= start[..., None]) & (rank[:, None, :] < end[..., None]) & mask[:, None, :]
+        weights = member.to(states.dtype)
+        pooled = (weights @ states) / weights.sum(-1, keepdim=True)
+        out: Tensor = self.mlp(pooled)
+        return out
+
+
+class SpexForLandCover(PreTrainedModel):
+    """Spectral vision-language model that extracts every class of a legend from multispectral tiles."""
+
+    config_class = SpexConfig
+    base_model_prefix = "spex"
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+    config: SpexConfig
+    processor: SpexProcessor | None = None
+    """Set by :meth:`from_pretrained`; :meth:`predict` builds its prompts with it."""
+
+    def __init__(self, config: SpexConfig) -> None:
+        super().__init__(config)
+        self.spectral_input = SpectralInput(config)
+        self.encoder = Encoder(config, self.spectral_input.channels)
+        self.aggregator = MultiscaleAggregator(config)
+        self.neck = VisionNeck(config.aggregator_channels, config.decoder_width)
+        hidden = config.text.hidden_size
+        self.projector = nn.Sequential(
+            nn.Linear(config.aggregator_channels, hidden), nn.GELU(), nn.Linear(hidden, hidden)
+        )
+        self.language_model = Qwen2Model(config.text)
+        self.condensation = Condensation(config)
+        self.mask_decoder = MaskDecoder(config)
+        if config.mask_detail == "full":
+            self.detail = SpectralDetail(config, self.spectral_input.channels)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # Convolutions and linear layers keep torch's own initialisation; the language model uses Qwen2's.
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.text.initializer_range)
+        elif isinstance(module, SpectralInput):
+            module.reset_normalisation()
+
+    # -- parts ------------------------------------------------------------------------------------------------------
+
+    def encode_image(self, pixel_values: Tensor) -> VisionOutput:
+        """One vision pass, shared by all classes. ``pixel_values`` float ``[B, C, H, W]``, surface reflectance."""
+        inputs = self.spectral_input(pixel_values)
+        levels = self.encoder(inputs)
+        aggregated = self.aggregator(levels)
+        return VisionOutput(
+            image_tokens=self.projector(aggregated.flatten(2).transpose(1, 2)),
+            image_embedding=self.neck(aggregated),
+            detail=self.detail(inputs, levels, aggregated) if self.config.mask_detail == "full" else None,
+        )
+
+    def read_prefix(self, prefix_ids: Tensor, image_tokens: Tensor, questions_per_tile: int) -> DynamicCache:
+        """Key/value cache of system prompt and image tokens, one row per question (B * K rows, tile-major)."""
+        prefix = self.language_model.embed_tokens(prefix_ids).expand(image_tokens.shape[0], -1, -1)
+        cache = DynamicCache(config=self.config.text)
+        self.language_model(
+            inputs_embeds=torch.cat([prefix, image_tokens], dim=1), past_key_values=cache, use_cache=True
+        )
+        cache.batch_repeat_interleave(questions_per_tile)
+        return cache
+
+    def read_suffix(self, text: TextBatch, cache: DynamicCache) -> Tensor:
+        """Last hidden states, after the final norm, of every suffix token: float ``[B*K, T, hidden]``."""
+        past = cache.get_seq_length()
+        rows, length = text.suffix_ids.shape
+        seen = torch.ones(rows, past, dtype=text.attention_mask.dtype, device=text.attention_mask.device)
+        positions = torch.arange(past, past + length, device=text.suffix_ids.device)
+        states: Tensor = self.language_model(
+            input_ids=text.suffix_ids,
+            attention_mask=torch.cat([seen, text.attention_mask], dim=1),
+            position_ids=positions.expand(rows, -1),
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return states
+
+    def text_logits(self, states: Tensor) -> Tensor:
+        """Next-token logits of hidden states (the embedding matrix is tied)."""
+        return F.linear(states, self.language_model.embed_tokens.weight).float()
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def forward(self, pixel_values: Tensor, text: TextBatch, see_image: bool = True) -> SpexOutput:
+        """Teacher-forced pass over B tiles x K questions with answers.
+
+        Args:
+            pixel_values: float ``[B, C, H, W]``.
+            text: B*K encoded questions with answers (tile-major), or K questions if ``see_image`` is False.
+            see_image: False reads the K questions once without image tokens and shares them over the batch: a cheap
+                warm-up in which the masks learn from the vision side and class words alone.
+        """
+        batch = pixel_values.shape[0]
+        vision = self.encode_image(pixel_values)
+        assert vision.image_tokens is not None  # set by encode_image; ModelOutput fields must default to None
+        image_tokens = vision.image_tokens if see_image else vision.image_tokens[:1, :0]
+        tiles = batch if see_image else 1
+        cache = self.read_prefix(text.prefix_ids, image_tokens, text.suffix_ids.shape[0] // tiles)
+        states = self.read_suffix(text, cache)
+        prompts = self.condensation(states, text.answer_mask).unflatten(0, (tiles, -1)).expand(batch, -1, -1, -1)
+        predicts = text.labels[:, 1:] != -100
+        return SpexOutput(
+            mask_logits=self.mask_decoder(vision.image_embedding, prompts, vision.detail),
+            text_logits=self.text_logits(states[:, :-1][predicts]),
+            text_targets=text.labels[:, 1:][predicts],
+        )
+
+    # -- inference --------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def predict(self, pixel_values: Tensor, legend: Legend, *, explain: Explain = "none") -> LandCoverPrediction:
+        """Scores every class of a legend for a batch of tiles.
+
+        Args:
+            pixel_values: Surface reflectance, float ``[B, C, H, W]`` in the model's band order, finite; H and W are
+                multiples of 32.
+            legend: K classes; any legend whose nouns the model can read.
+            explain: ``"none"`` conditions masks on a fixed short answer (one prefill, no decoding); ``"brief"`` and
+                ``"full"`` let the model write an answer, whose states condition the masks.
+
+        Returns:
+            Scores ``[B, K, H, W]`` that sum to 1 over K, and B x K texts (none for ``"none"``).
+
+        Raises:
+            ModelInputError: Wrong bands, dtype, size, NaN, or a prompt that exceeds the model's context.
+        """
+        if self.processor is None:
+            raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")
+        if explain not in ("none", *NEW_TOKENS):
+            raise ModelInputError(f"explain must be 'none', 'brief' or 'full', not {explain!r}")
+        self.processor.check_pixels(pixel_values)
+        tiles = pixel_values.float().cpu().numpy()
+        questions = [text for tile in tiles for text in self.processor.questions(tile, legend)]
+        answers = self.processor.short_answers(legend) * len(tiles) if explain == "none" else None
+        text = self.processor.encode(questions, answers).to(self.device)
+        vision = self.encode_image(pixel_values.to(self.device, self.dtype))
+        assert vision.image_tokens is not None
+        context = text.prefix_ids.numel() + vision.image_tokens.shape[1] + text.suffix_ids.shape[1]
+        context += NEW_TOKENS.get(explain, 0)
+        if context > self.config.text.max_position_embeddings:
+            raise ModelInputError(
+                f"prompt of {context} tokens exceeds the model's context of "
+                f"{self.config.text.max_position_embeddings}; use smaller tiles or fewer attribute records"
+            )
+        cache = self.read_prefix(text.prefix_ids, vision.image_tokens, len(legend))
+        states = self.read_suffix(text, cache)
+        texts: list[list[str]] = []
+        answer_mask = text.answer_mask
+        if explain != "none":
+            states, answer_mask, written = self._decode(text, states, cache, NEW_TOKENS[explain])
+            texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
+        prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
+        logits = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
+        if logits.shape[-2:] != pixel_values.shape[-2:]:
+            logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+        return LandCoverPrediction(scores=(logits.float() / self.config.temperature).softmax(dim=1), texts=texts)
+
+    def _decode(
+        self, text: TextBatch, states: Tensor, cache: DynamicCache, new_tokens: int
+    ) -> tuple[Tensor, Tensor, list[str]]:
+        """Greedy decoding of every row until its end-of-turn token.
+
+        Returns the states of the answer tokens without the last one (as the published inference pools them), their
+        mask, and the texts. A row that ends at once pools the last prompt state.
+        """
+        assert self.processor is not None
+        end = self.processor.tokenizer.eos_token_id
+        rows = text.suffix_ids.shape[0]
+        last = text.attention_mask.sum(1) - 1
+        prompt_state = states[torch.arange(rows, device=states.device), last]
+        token = self.text_logits(prompt_state).argmax(-1)
+        past = cache.get_seq_length()
+        mask = torch.cat([text.attention_mask.new_ones(rows, past - text.suffix_ids.shape[1]), text.attention_mask], 1)
+        position = past - text.suffix_ids.shape[1] + last + 1
+        going = token != end
+        tokens, kept_states, kept = [token], [prompt_state], [~going]
+        for _ in range(new_tokens - 1):
+            if not going.any():
+                break
+            mask = torch.cat([mask, going.to(mask.dtype)[:, None]], dim=1)
+            state = self.language_model(
+                input_ids=token[:, None],
+                attention_mask=mask,
+                position_ids=position[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
+            kept_states.append(state)
+            kept.append(going)
+            token = torch.where(going, self.text_logits(state).argmax(-1), end)
+            tokens.append(token)
+            going = going & (token != end)
+            position = position + 1
+        written = [self.processor.decode([t for t in row if t != end]) for row in torch.stack(tokens, dim=1).tolist()]
+        return torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # narrower on purpose: local folders, safetensors
+        cls, pretrained_model_name_or_path: str | Path, *args: Any, **kwargs: Any
+    ) -> SpexForLandCover:
+        """Loads model and processor from a folder written by :meth:`save_pretrained` (safetensors only).
+
+        Raises:
+            CheckpointError: The folder, a file in it or the weights are missing, truncated or not SPEX's.
+        """
+        path = str(pretrained_model_name_or_path)
+        kwargs = {"dtype": torch.float32, **kwargs, "use_safetensors": True}
+        try:
+            model: SpexForLandCover = super().from_pretrained(path, *args, **kwargs)
+            model.processor = SpexProcessor.from_pretrained(path)
+        except (OSError, ValueError, SafetensorError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is not a readable SPEX checkpoint: {error}") from error
+        model.eval()
+        return model
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | Path, *args: Any, **kwargs: Any
+    ) -> None:
+        """Writes configuration, safetensors weights and, if there is one, the processor."""
+        super().save_pretrained(str(save_directory), *args, **kwargs)
+        if self.processor is not None:
+            self.processor.save_pretrained(str(save_directory))

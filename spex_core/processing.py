@@ -1,0 +1,151 @@
+"""Processor: pixels are checked, prompts are built from imagery and tokenised. No labels, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from spex_core.bands import SENTINEL2_BANDS
+from spex_core.configuration import LARGEST_STRIDE
+from spex_core.errors import ModelInputError
+from spex_core.legend import Legend, LegendClass
+from spex_core.priors import AttributeRecord, index_margins, region_attributes
+from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
+
+
+@dataclass
+class TextBatch:
+    """Token ids of B tiles x K questions. The image tokens stand between ``prefix_ids`` and ``suffix_ids``."""
+
+    prefix_ids: Tensor
+    """int64 ``[P]``, shared by every row."""
+    suffix_ids: Tensor
+    """int64 ``[B*K, T]``: question, assistant header, answer (if any), right-padded."""
+    attention_mask: Tensor
+    """int64 ``[B*K, T]``: 1 where ``suffix_ids`` holds a token."""
+    answer_mask: Tensor
+    """bool ``[B*K, T]``: answer tokens without the end-of-turn token, whose states condition the mask."""
+    labels: Tensor
+    """int64 ``[B*K, T]``: answer tokens with the end-of-turn token, -100 elsewhere."""
+
+    def to(self, device: torch.device) -> TextBatch:
+        """The same on another device."""
+        return TextBatch(*(tensor.to(device) for tensor in self.__dict__.values()))
+
+
+class SpexProcessor(ProcessorMixin):
+    """Checks pixels and turns tiles and a legend into prompts.
+
+    Args:
+        tokenizer: A transformers tokenizer that knows ``<|im_start|>`` and ``<|im_end|>``.
+        bands: Band names the model was built for, in channel order.
+        attribute_records: Records per class in a prompt.
+        attribute_fields: Fields of a record in a prompt.
+        digits: Decimals of numbers in a prompt.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        bands: Sequence[str] = SENTINEL2_BANDS,
+        attribute_records: int = 2,
+        attribute_fields: Sequence[str] = ("size", "centroid", "location", "indices"),
+        digits: int = 2,
+        **kwargs: object,
+    ) -> None:
+        self.bands = list(bands)
+        self.attribute_records = attribute_records
+        self.attribute_fields = list(attribute_fields)
+        self.digits = digits
+        super().__init__(tokenizer)
+
+    def check_pixels(self, pixel_values: Tensor) -> None:
+        """Raises :class:`ModelInputError` unless ``pixel_values`` is a finite float ``[B, C, H, W]`` of this model."""
+        if pixel_values.ndim != 4:
+            raise ModelInputError(f"pixel_values must be [B, C, H, W], got shape {tuple(pixel_values.shape)}")
+        if pixel_values.shape[1] != len(self.bands):
+            raise ModelInputError(
+                f"pixel_values has {pixel_values.shape[1]} bands; this model takes {len(self.bands)}: "
+                f"{' '.join(self.bands)}"
+            )
+        if not pixel_values.is_floating_point():
+            raise ModelInputError(
+                f"pixel_values is {pixel_values.dtype}; give surface reflectance as float (DN * scale + offset)"
+            )
+        height, width = pixel_values.shape[-2:]
+        if height == 0 or height % LARGEST_STRIDE or width == 0 or width % LARGEST_STRIDE:
+            raise ModelInputError(f"tile is {height} x {width} px; both sides must be multiples of {LARGEST_STRIDE}")
+        if not torch.isfinite(pixel_values).all():
+            raise ModelInputError("pixel_values holds NaN or infinity; fill missing pixels before the model sees them")
+
+    def questions(
+        self, reflectance: npt.NDArray[np.float32], legend: Legend, *, max_records: int | None = None
+    ) -> list[str]:
+        """One question per legend class for one tile, attributes computed from the imagery by the legend's priors.
+
+        Args:
+            reflectance: float32 ``[10, H, W]``.
+            legend: K classes.
+            max_records: Overrides ``attribute_records``; 0 asks without attributes.
+        """
+        limit = self.attribute_records if max_records is None else max_records
+        if limit == 0 or tuple(self.bands) != SENTINEL2_BANDS:
+            return [self.question(entry, ()) for entry in legend]
+        margins = index_margins(reflectance, legend)
+        return [
+            self.question(entry, region_attributes(margin > 0, reflectance, max_records=limit))
+            for entry, margin in zip(legend, margins, strict=True)
+        ]
+
+    def question(self, entry: LegendClass, records: Sequence[AttributeRecord]) -> str:
+        """The question for one class with given attribute records."""
+        return question_text(entry.noun, records, self.attribute_fields, self.digits)
+
+    def short_answers(self, legend: Legend) -> list[str]:
+        """The fixed answers that condition masks when nothing is explained."""
+        return [short_answer(entry.noun) for entry in legend]
+
+    def encode(self, questions: Sequence[str], answers: Sequence[str] | None) -> TextBatch:
+        """Tokenises questions and, if given, answers.
+
+        Args:
+            questions: B*K texts (tile-major).
+            answers: As many texts, or None to leave the answer to decoding.
+        """
+
+        def ids(text: str) -> list[int]:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+        prefix = torch.tensor(ids(SYSTEM_PREFIX))
+        rows, spans = [], []
+        for position, question in enumerate(questions):
+            asked = ids(question + USER_SUFFIX)
+            answered = [] if answers is None else ids(answers[position] + END_OF_TURN)
+            rows.append(asked + answered)
+            spans.append((len(asked), len(asked) + len(answered)))
+        length = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id
+        suffix = torch.tensor([row + [pad] * (length - len(row)) for row in rows])
+        column = torch.arange(length)[None, :]
+        start = torch.tensor([s for s, _ in spans])[:, None]
+        end = torch.tensor([e for _, e in spans])[:, None]
+        in_answer = (column >= start) & (column < end)
+        return TextBatch(
+            prefix_ids=prefix,
+            suffix_ids=suffix,
+            attention_mask=(column < end).long(),
+            answer_mask=in_answer & (column < end - 1),
+            labels=torch.where(in_answer, suffix, -100),
+        )
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of generated token ids, without special tokens."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
