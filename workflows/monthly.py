@@ -1,0 +1,230 @@
+"""Maps every region of a folder for one period, and only what is new: made for cron, safe to start at any time.
+
+::
+
+    python -m workflows.monthly last-month --output /data/maps
+
+Each ``*.yaml`` of the regions folder is a run file without ``start``, ``end`` and ``output``: the period gives the
+dates, and the map goes to ``OUTPUT/<name>/<period>/``. Before a region is mapped its run is planned; if the plan has
+the run id of the map that is already there (same scenes, settings, model and software) and is published the same way,
+nothing is computed. A map with missing blocks does not count as there: it is tried again.
+
+A crontab line, on the fifth of each month at 03:10::
+
+    10 3 5 * *  cd /srv/spex && .venv/bin/python -m workflows.monthly last-month --output /data/maps >> monthly.log 2>&1
+
+Exit codes: 0 all there or nothing to map; 3 a map has gaps; 2 bad input; 1 a run failed (the worst of all regions);
+75 another process is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from pipeline.run import plan, run
+
+from pipeline.config import RunConfig
+from pipeline.errors import BadInputError, ConfigError, NoScenesError
+from spex_core.errors import CheckpointError, LegendError, SpexError
+from workflows.lock import AlreadyRunningError, exclusive
+from workflows.period import ACCEPTED, Period, PeriodError, parse_period
+
+logger = logging.getLogger(__name__)
+
+REGIONS = Path(__file__).parent / "regions"
+STATE_FOLDER = ".monthly"
+EXIT_BUSY = 75
+SEVERITY = (0, 3, 2, 1)
+"""Exit codes of a region, harmless first."""
+
+Status = Literal["up-to-date", "mapped", "incomplete", "no-scenes", "would-map", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one region."""
+
+    region: str
+    status: Status
+    exit_code: int
+    message: str
+    run_id: str | None = None
+    output: str | None = None
+    seconds: float = 0.0
+
+
+def region_config(path: Path, period: Period, output: Path, address: str | None = None) -> RunConfig:
+    """A region's template, filled in for a period.
+
+    Args:
+        path: YAML run file without ``start``, ``end`` and ``output``; paths in it are relative to it.
+        period: Gives the dates.
+        output: The map goes to ``output/<name>/<period>``.
+        address: Ray cluster to join; ``None`` keeps what the template says.
+
+    Raises:
+        ConfigError: Unreadable, not YAML, a field is wrong, or it sets what the period decides.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"region file {path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"region file {path} must be a mapping of settings")
+    decided = sorted({"start", "end", "output"} & data.keys())
+    if decided:
+        raise ConfigError(f"region file {path} sets {', '.join(decided)}: the period decides that; remove it")
+    # The name becomes a folder: from_dict checks it before the folder is made from it below.
+    filled = {**data, "start": period.start, "end": period.end}
+    config = RunConfig.from_dict(filled, path.parent.resolve(), str(path))
+    updates: dict[str, Any] = {"output": output.resolve() / config.name / period.label}
+    if address is not None:
+        updates["compute"] = config.compute.model_copy(update={"address": address})
+    return config.model_copy(update=updates)
+
+
+def map_period(
+    regions: Path, period: Period, output: Path, *, address: str | None = None, dry_run: bool = False
+) -> Iterator[Outcome]:
+    """Maps each region in turn, in the order of the file names; one that fails does not stop the others.
+
+    The caller holds the lock of ``output`` (see :func:`main`). A dry run plans and writes nothing.
+
+    Raises:
+        BadInputError: The folder holds no region file.
+    """
+    paths = sorted(regions.glob("*.yaml"))
+    if not paths:
+        raise BadInputError(f"no region file (*.yaml) in {regions}")
+    names: dict[str, Path] = {}
+    for path in paths:
+        started = time.monotonic()
+        try:
+            config = region_config(path, period, output, address)
+            if config.name in names:
+                raise ConfigError(f"{path} and {names[config.name]} have the same name {config.name!r}: rename one")
+            names[config.name] = path
+            outcome = _map_region(config, output / STATE_FOLDER / config.name / f"{period.label}.json", dry_run)
+        except (BadInputError, LegendError, CheckpointError) as error:
+            outcome = Outcome(path.stem, "failed", 2, str(error))
+        except SpexError as error:
+            outcome = Outcome(path.stem, "failed", 1, str(error))
+        except Exception as error:  # a defect in one region's run must not cost the others their month
+            logger.exception("%s: unexpected error", path)
+            outcome = Outcome(path.stem, "failed", 1, f"unexpected {type(error).__name__}: {error}")
+        yield Outcome(**{**asdict(outcome), "seconds": round(time.monotonic() - started, 1)})
+
+
+def worst(codes: list[int]) -> int:
+    """The gravest of the regions' exit codes; a code that is not known counts as a failed run."""
+    return max((code if code in SEVERITY else 1 for code in codes), key=SEVERITY.index, default=0)
+
+
+def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
+    try:
+        planned = plan(config)
+    except NoScenesError as error:
+        return Outcome(config.name, "no-scenes", 0, str(error))
+    where = str(config.output)
+    identity = {"run_id": planned.run_id, "published": _published_as(config)}
+    if _recorded(record) == identity and (config.output / "catalog.json").is_file():
+        return Outcome(config.name, "up-to-date", 0, "nothing new", planned.run_id, where)
+    scenes = f"{len(planned.scenes)} scene{'' if len(planned.scenes) == 1 else 's'}"
+    if dry_run:
+        return Outcome(config.name, "would-map", 0, f"{scenes}, not mapped yet", planned.run_id, where)
+    result = run(config)
+    if result.exit_code == 0:
+        _write_record(record, {**identity, "run_id": result.run_id})
+        return Outcome(config.name, "mapped", 0, scenes, result.run_id, where)
+    if result.exit_code == 3:
+        message = f"{scenes}; blocks or scenes are missing, tried again next time"
+        return Outcome(config.name, "incomplete", 3, message, result.run_id, where)
+    return Outcome(config.name, "failed", result.exit_code, "the run failed", result.run_id, where)
+
+
+def _published_as(config: RunConfig) -> str:
+    """sha256 of what changes the published files but no pixel: sub-regions, their names, ids, overviews."""
+    settings = [config.regions.model_dump(mode="json"), config.publish.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + config.region.read_bytes()).hexdigest()
+
+
+def _recorded(record: Path) -> dict[str, str] | None:
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        return {key: str(content[key]) for key in ("run_id", "published")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no record, or not one: the run itself still knows its finished blocks
+
+
+def _write_record(record: Path, identity: dict[str, str]) -> None:
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = record.with_name(f".{record.name}.{os.getpid()}")
+    finished = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    partial.write_text(json.dumps({**identity, "finished": finished}) + "\n", encoding="utf-8")
+    os.replace(partial, record)
+
+
+def main(
+    period: Annotated[str, typer.Argument(help=f"{ACCEPTED}.")],
+    regions: Annotated[Path, typer.Option(help="Folder of region files (*.yaml).")] = REGIONS,
+    output: Annotated[Path, typer.Option(help="Maps go to OUTPUT/<name>/<period>/.")] = Path("out"),
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join; default: what the region file says.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Search and plan only; nothing is written.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The last line is one JSON object.")] = False,
+) -> None:
+    """Maps every region for a period, if there is something new."""
+    try:
+        when = parse_period(period, dt.datetime.now(dt.UTC).date())
+    except PeriodError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    outcomes: list[Outcome] = []
+    try:
+        if dry_run:
+            outcomes = _told(map_period(regions, when, output, address=address, dry_run=True), when)
+        else:
+            with exclusive(output / STATE_FOLDER / "lock"):
+                outcomes = _told(map_period(regions, when, output, address=address), when)
+        code = worst([outcome.exit_code for outcome in outcomes])
+    except AlreadyRunningError as error:
+        typer.echo(str(error), err=True)
+        code = EXIT_BUSY
+    except (BadInputError, OSError) as error:
+        typer.echo(str(error), err=True)
+        code = 2
+    if as_json:
+        summary = {
+            "period": when.label,
+            "start": when.start.isoformat(),
+            "end": when.end.isoformat(),
+            "regions": [asdict(outcome) for outcome in outcomes],
+            "exit_code": code,
+        }
+        typer.echo(json.dumps(summary))
+    raise typer.Exit(code)
+
+
+def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
+    told = []
+    for outcome in outcomes:
+        place = f" -> {outcome.output}" if outcome.status in ("mapped", "incomplete", "up-to-date") else ""
+        typer.echo(f"{outcome.region} {period.label}: {outcome.status}, {outcome.message}{place}")
+        told.append(outcome)
+    return told
+
+
+if __name__ == "__main__":
+    typer.run(main)
