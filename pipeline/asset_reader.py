@@ -29,12 +29,17 @@ from pipeline.gdal_settings import DRIVERS_LOCAL, DRIVERS_REMOTE, gdal_options
 from pipeline.signing import NoSigner, Signer
 
 ATTEMPTS = 3
-BACKOFF_S = 0.5
+BACKOFF_S = 1.0
+GIVEN_UP_S = 300.0
+"""A remote file that failed every attempt is not asked for again by this process for so long: the blocks of a run
+share their scenes, and each would spend the same patience on the same dead file."""
 WARP_CELL_PX = 256
 """Warped reads are made in cells of a lattice fixed to the projection's origin. GDAL approximates coordinate
 transformations along each piece it warps, so only equal pieces give equal pixels."""
 _LATTICE_TOLERANCE_PX = 1e-3
 _Float = npt.NDArray[np.float32]
+_given_up: dict[str, tuple[float, str]] = {}
+"""href → (monotonic time, message)."""
 
 
 class AssetReader:
@@ -69,6 +74,9 @@ class AssetReader:
         Raises:
             ReadError: The file cannot be opened or decoded after ``ATTEMPTS`` attempts; names the unsigned href.
         """
+        since, message = _given_up.get(self.url, (-math.inf, ""))
+        if time.monotonic() - since < GIVEN_UP_S:
+            raise ReadError(message)
         for attempt in range(ATTEMPTS):
             opened = self.signer.sign(self.url)
             options = gdal_options(self.url)
@@ -80,12 +88,14 @@ class AssetReader:
                     return self._read(opened, window)
             except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, ValueError, MemoryError) as error:
                 reason = _reason(error).replace(opened, self.url)
-                gone = "404" in reason or "No such file" in reason or "not recognized" in reason
-                if attempt + 1 == ATTEMPTS or gone or isinstance(error, MemoryError):
-                    # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
-                    raise ReadError(f"{self.url} cannot be read: {reason}") from None
+                if attempt + 1 == ATTEMPTS or _is_final(error, reason):
+                    message = f"{self.url} cannot be read: {reason}"
+                    break
             time.sleep(BACKOFF_S * 2**attempt)
-        raise AssertionError("unreachable")
+        if hrefs.local_path(self.url) is None:
+            _given_up[self.url] = (time.monotonic(), message)
+        # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
+        raise ReadError(message) from None
 
     def _read(self, opened: str, window: Window) -> _Float:
         drivers = DRIVERS_LOCAL if hrefs.local_path(self.url) is not None else DRIVERS_REMOTE
@@ -191,6 +201,13 @@ class AssetReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+
+def _is_final(error: BaseException, reason: str) -> bool:
+    """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
+    return isinstance(error, MemoryError) or any(
+        words in reason for words in ("response code: 404", "response code: 403", "No such file", "not recognized")
+    )
 
 
 def _reason(error: BaseException) -> str:

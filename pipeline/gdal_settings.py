@@ -27,7 +27,7 @@ def gdal_options(href: str) -> dict[str, str | int | bool]:
         "GDAL_INGESTED_BYTES_AT_OPEN": 65536,
         "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
         "GDAL_HTTP_MULTIRANGE": "YES",
-        "GDAL_HTTP_MAX_RETRY": 4,
+        "GDAL_HTTP_MAX_RETRY": 3,
         "GDAL_HTTP_RETRY_DELAY": "0.5",
         "GDAL_HTTP_RETRY_CODES": "429,500,502,503,504",
         "GDAL_HTTP_CONNECTTIMEOUT": 10,

@@ -196,7 +196,7 @@ def _summary(table: Mapping[str, Calibration]) -> str:
     return f"scale {_offsets({c.scale for c in bands})}, offset {_offsets({c.offset for c in bands})}"
 
 
-DARK_SAMPLE_MIN = 2000
+DARK_SAMPLE_MIN = 500
 """Fewest valid pixels on which :func:`check_dark_pixels` says anything."""
 
 

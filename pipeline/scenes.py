@@ -59,6 +59,8 @@ class Composite:
     """uint8 [h, w]: acquisitions that went into the pixel (for ``least-cloudy-first``: 0 or 1)."""
     problems: tuple[str, ...]
     """One line per scene that could not be read here, or whose values contradict its radiometry."""
+    unread: tuple[str, ...] = ()
+    """Ids of scenes that could not be read here: their pixels are missing, or another scene's are in their place."""
 
 
 @dataclass
@@ -90,7 +92,7 @@ def read_composite(scenes: Sequence[Scene], grid: ZoneGrid, window: Window, comp
         reflectance, count = _median(reader, candidates, composite.max_observations)
     else:
         reflectance, count = _least_cloudy_first(reader, candidates)
-    return Composite(reflectance, count, reader.report())
+    return Composite(reflectance, count, reader.report(), reader.unread)
 
 
 def acquisition_numbers(scenes: Sequence[Scene]) -> list[int]:
@@ -172,18 +174,13 @@ class _WindowReader:
         """Reflectance: float32 [scene, band, h, w], NaN = none. None if any is unreadable, which is remembered."""
         try:
             values = load(scenes, names, self.grid, self.window)
-        except ReadError:
-            # Which file it was is found by asking one at a time; the rest of this answer is not needed.
-            for scene in scenes:
-                for name in names:
-                    try:
-                        load([scene], [name], self.grid, self.window)
-                    except ReadError as error:
-                        self._problems[scene.id] = f"{scene.id}: {name}: {error}"
-                        break
-            if any(self.failed(scene) for scene in scenes):
-                return None
-            values = load(scenes, names, self.grid, self.window)
+        except ReadError as error:
+            culprits = [(s, n) for s in scenes for n in names if str(error).startswith(f"{s.assets[n].href} ")]
+            if not culprits:
+                raise
+            for scene, name in culprits:
+                self._problems[scene.id] = f"{scene.id}: {name}: {error}"
+            return None
         for i, scene in enumerate(scenes):
             _, clear = self._masks[scene.id]
             for j, name in enumerate(names):
@@ -194,6 +191,11 @@ class _WindowReader:
                 sample = np.where(clear[step], values[i, j][step], np.float32(np.nan))
                 self._samples.setdefault(scene.id, {})[name] = sample
         return values
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Ids of scenes with a file that could not be read, sorted."""
+        return tuple(sorted(self._problems))
 
     def report(self) -> tuple[str, ...]:
         """Problems of reading, then warnings about radiometry, sorted."""

@@ -149,10 +149,8 @@ def test_a_broken_connection_is_repeated() -> None:
 
 
 def test_a_server_that_stays_down_is_one_clear_error() -> None:
-    with (
-        serve(Api([item(1)], fail=[Response(503)] * 99)) as server,
-        pytest.raises(CatalogError, match=r"search at .* failed"),
-    ):
+    down = [Response(503)] * 99
+    with serve(Api([item(1)], fail=down)) as server, pytest.raises(CatalogError, match=r"search at .* failed"):
         search(server.url)
     with pytest.raises(CatalogError, match=r"127\.0\.0\.1"):
         search(server.url)
