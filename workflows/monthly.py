@@ -227,4 +227,5 @@ def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # standard error: cron mails or logs it
     typer.run(main)
