@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from spex_core import SENTINEL2_BANDS, Legend, LegendError
+
+GOOD = (
+    "name: two\nclasses:\n  - {code: 1, name: Water, color: '#0000ff'}\n  - {code: 2, name: Land, color: '#00ff00'}\n"
+)
+
+
+def test_worldcover9_has_esa_codes_in_order() -> None:
+    legend = Legend.from_yaml("worldcover9")
+    assert legend.codes == (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    assert legend.nodata == 0
+    assert legend.classes[0].rgb == (0, 100, 0)
+    assert legend.colormap()[0] == (0, 0, 0, 0)
+
+
+def test_bands_stand_in_the_order_of_the_design() -> None:
+    assert " ".join(SENTINEL2_BANDS) == "B02 B03 B04 B05 B06 B07 B08 B8A B11 B12"
+
+
+def test_a_legend_survives_its_plain_data_form() -> None:
+    legend = Legend.from_yaml()
+    again = Legend.from_dict(legend.to_dict())
+    assert again == legend
+    assert again.fingerprint() == legend.fingerprint()
+
+
+def test_the_fingerprint_changes_with_any_class(tmp_path: Path) -> None:
+    path = tmp_path / "legend.yaml"
+    path.write_text(GOOD)
+    before = Legend.from_yaml(path).fingerprint()
+    path.write_text(GOOD.replace("Land", "Soil"))
+    assert Legend.from_yaml(path).fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("code: 2", "code: 1"), "repeats code 1"),
+        (("name: Land", "name: Water"), "repeats name Water"),
+        (("code: 2", "code: 0"), "code 0 must be"),
+        (("code: 2", "code: 300"), "code 300 must be"),
+        (("code: 2", "code: two"), "class 2: code 'two' is not an integer"),
+        (("'#00ff00'", "green"), "color 'green' is not '#rrggbb'"),
+        (("name: Land, ", ""), "class 2 lacks name"),
+        (("'#00ff00'}", "'#00ff00', prior: [[nvdi, 0, 1]]}"), "prior ['nvdi', 0, 1] is not"),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, low, 1]]}"), "bounds that are not numbers"),
+        ((GOOD, "- 1\n"), "mapping with 'name' and a list 'classes'"),
+        ((GOOD, "name: none\nclasses: []\n"), "has no classes"),
+        ((GOOD, "{"), "not valid YAML"),
+    ],
+)
+def test_a_malformed_legend_is_refused_with_the_place(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "legend.yaml"
+    path.write_text(GOOD.replace(*change))
+    with pytest.raises(LegendError, match=re.escape(message)):
+        Legend.from_yaml(path)
+
+
+def test_an_unknown_legend_names_the_built_in_ones() -> None:
+    with pytest.raises(LegendError, match="worldcover9"):
+        Legend.from_yaml("worldcover10")
