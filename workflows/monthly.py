@@ -227,5 +227,8 @@ def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")  # standard error: cron mails or logs it
+    # Standard error, which cron mails or logs; only this project's loggers, because libraries say a lot at this level.
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    for package in ("pipeline", "workflows"):
+        logging.getLogger(package).setLevel(logging.INFO)
     typer.run(main)
