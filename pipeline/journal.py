@@ -46,6 +46,8 @@ class BlockFinished:
     """Over all its layers, see :meth:`pipeline.store.RunStore.write_block`."""
     problems: tuple[str, ...] = ()
     """What is missing or was worked around, one line each."""
+    incomplete: bool = False
+    """A scene could not be read or a neighbour's tiles are missing: another run of the plan tries again."""
 
 
 @dataclass(frozen=True)

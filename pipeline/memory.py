@@ -1,0 +1,82 @@
+"""Memory of a run: the peak resident set of the driver and of every process below it, sampled by a thread."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import threading
+from dataclasses import dataclass
+from types import TracebackType
+
+import psutil
+
+INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True)
+class ProcessMemory:
+    """What a worker process says of itself; on a cluster the driver cannot look."""
+
+    host: str
+    pid: int
+    peak_mb: float
+    """Highest resident set so far, MiB."""
+
+
+def process_memory() -> ProcessMemory:
+    """Peak memory of the calling process."""
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return ProcessMemory(socket.gethostname(), os.getpid(), peak_mb)
+
+
+def resident_mb(process: psutil.Process) -> float:
+    """Resident memory of a process and all its descendants, MiB.
+
+    Pages of shared memory (Ray's object store) count once per process that maps them: a sum that errs on the high
+    side, and the one that ``ps`` gives.
+    """
+    total = 0
+    try:
+        family = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return 0.0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.Error:  # it ended between the listing and the question
+            continue
+    return total / 2**20
+
+
+class PeakMemory:
+    """Context manager that watches this process and its descendants: ``with PeakMemory() as peak: ...; peak.mb``."""
+
+    def __init__(self, interval_s: float = INTERVAL_S) -> None:
+        self._interval_s = interval_s
+        self._process = psutil.Process()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="spex-peak-memory", daemon=True)
+        self._peak_mb = 0.0
+
+    @property
+    def mb(self) -> float:
+        """Highest sum seen so far, MiB."""
+        return self._peak_mb
+
+    def _sample(self) -> None:
+        self._peak_mb = max(self._peak_mb, resident_mb(self._process))
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            self._sample()
+
+    def __enter__(self) -> PeakMemory:
+        self._sample()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._sample()
