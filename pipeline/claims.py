@@ -42,7 +42,7 @@ _UNIT = re.compile(
     r"|(?P<observations>clear observations?\b|observations?\b))",
     re.IGNORECASE,
 )
-_SEPARATOR = re.compile(r"[,;:()]")
+_SEPARATOR = re.compile(r"[,;:()]|\band\b")
 _BELOW = re.compile(r"\b(?:less than|under|below|fewer than|at most)\s*$", re.IGNORECASE)
 _ABOVE = re.compile(r"\b(?:more than|over|above|at least)\s*$", re.IGNORECASE)
 _OF_CLASS = re.compile(r"\s*of (?:it|them|its area|their area|this class)\b", re.IGNORECASE)
@@ -52,6 +52,18 @@ _INDEX_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _INDEX_OF_LABEL = {label.lower(): name for name, label in INDEX_LABELS.items()}
+# Words that say something the statistics hold no answer to: absence, comparison, place, change over time.
+_UNCHECKABLE = re.compile(
+    r"\b(?:no|not|without|never|none|neither|nor|nothing|absent|lacks?|lacking|except"
+    r"|larger|smaller|bigger|wider|fewer|denser|(?:more|less) (?:\w+ )?than (?!\d)"
+    r"|(?:north|south|east|west)(?:\w+)?|centre|center|central|left|right|upper|lower|corner|edges?"
+    r"|increas\w+|decreas\w+|declin\w+|expan\w+|shr[iu]nk\w*|los[st]\w*|gain\w*|recent\w*|former\w*|since|new(?:ly)?)\b",
+    re.IGNORECASE,
+)
+_CHECKED_ELSEWHERE = re.compile(
+    r"\bno (?:single |dominant )?class\b|\bcould not be mapped: no usable observation\b|\bsmaller patch(?:es)?\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,8 @@ class _Sentence:
         masked = list(text)
         for mention in self.mentions:  # digits inside a class name are no numbers
             masked[mention.start : mention.end] = "\x00" * (mention.end - mention.start)
-        self.numbers = tuple(_numbers("".join(masked)))
+        self.masked = "".join(masked)
+        self.numbers = tuple(_numbers(self.masked))
 
     def claims(self) -> tuple[Claim, ...]:
         found = [Claim(m.text, "area", None, 0.0, False) for m in self.mentions if m.code not in self.classes]
@@ -210,7 +223,7 @@ class _Sentence:
         mention = before[-1] if before else None
         if after:
             gap = self.text[number.end : after[0].start]
-            near = len(gap) <= 30 and not _SEPARATOR.search(gap) and " and " not in gap
+            near = len(gap) <= 30 and not _SEPARATOR.search(gap)
             apart = mention is None or _SEPARATOR.search(self.text[mention.end : number.start]) is not None
             inside = "(" in self.text[mention.end : number.start] if mention else False
             if near and apart and not inside:
@@ -225,6 +238,9 @@ class _Sentence:
                 claim = judge(match)
                 if claim is not None:
                     yield claim
+        plain = _CHECKED_ELSEWHERE.sub("", self.masked)
+        for match in _UNCHECKABLE.finditer(plain):
+            yield Claim(match[0], "dominance", None, None, False)
         for phrase in sorted({r.phrase for r in ALL_READINGS}):
             for match in re.finditer(rf"\({re.escape(phrase)}\)", self.text):
                 yield self._reading(match, phrase)
@@ -269,7 +285,12 @@ class _Sentence:
                 r"\bno (?:single )?(?:class dominates|dominant class)\b",
                 lambda m: Claim(m[0], "dominance", None, share, share <= 0.5),
             ),
-            (r"(?<!class )\bdominat(?:ed|es|e)\b|\bmainly\b|\bmostly\b(?! sealed)|\bmajority\b", dominant),
+            (
+                r"(?<!class )\bdominat(?:ed|es|e)\b|\bmainly\b|\bmostly\b(?! sealed)|\bmajority\b"
+                r"|\blargely\b|\bprimarily\b|\bpredominant(?:ly)?\b|\bprevails?\b"
+                r"|\bmost of the (?:area|region|land|map)\b",
+                dominant,
+            ),
             (
                 r"\bentirely\b",
                 lambda m: Claim(m[0], "dominance", None, share, self._nearest(m) == top and share > 0.99),
