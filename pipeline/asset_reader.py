@@ -88,7 +88,7 @@ class AssetReader:
                     return self._read(opened, window)
             except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, ValueError, MemoryError) as error:
                 reason = _reason(error).replace(opened, self.url)
-                if attempt + 1 == ATTEMPTS or _is_final(error, reason):
+                if attempt + 1 == ATTEMPTS or self._is_final(error, reason):
                     message = f"{self.url} cannot be read: {reason}"
                     break
             time.sleep(BACKOFF_S * 2**attempt)
@@ -193,6 +193,13 @@ class AssetReader:
         data[data == np.float32(self.nodata)] = np.nan
         return data
 
+    def _is_final(self, error: BaseException, reason: str) -> bool:
+        """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
+        if "response code: 403" in reason:
+            return isinstance(self.signer, NoSigner)  # a signature may just have expired
+        final = ("response code: 404", "No such file", "not recognized")
+        return isinstance(error, MemoryError) or any(words in reason for words in final)
+
     def close(self) -> None:
         """Nothing stays open between reads."""
 
@@ -201,13 +208,6 @@ class AssetReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-
-
-def _is_final(error: BaseException, reason: str) -> bool:
-    """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
-    return isinstance(error, MemoryError) or any(
-        words in reason for words in ("response code: 404", "response code: 403", "No such file", "not recognized")
-    )
 
 
 def _reason(error: BaseException) -> str:

@@ -14,8 +14,8 @@ from pipeline.assets import READ_ASSETS, find_assets
 from pipeline.config import SourceConfig
 from pipeline.errors import SceneError
 from pipeline.items import item_footprint, normalise_item
+from pipeline.raster_stack import stackstac_item
 from pipeline.scene import SCL, Scene
-from pipeline.scenes import stackstac_item
 from spex_core.bands import SENTINEL2_BANDS
 
 from .tiny_scenes import EPSG, LEFT, TOP, write_scene

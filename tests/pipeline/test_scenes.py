@@ -18,8 +18,9 @@ import pipeline.asset_reader as asset_reader
 from pipeline.config import CompositeConfig
 from pipeline.items import normalise_item
 from pipeline.plan import Window, ZoneGrid
+from pipeline.raster_stack import lazy_stack, load
 from pipeline.scene import Scene
-from pipeline.scenes import Composite, acquisition_numbers, lazy_stack, load, nan_median, read_composite
+from pipeline.scenes import Composite, acquisition_numbers, nan_median, read_composite
 from pipeline.signing import NoSigner, PlanetaryComputerSigner, signer_for
 from spex_core.bands import SENTINEL2_BANDS
 
