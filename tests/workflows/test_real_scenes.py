@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from rio_cogeo.cogeo import cog_validate
 from typer import Typer
 from typer.testing import CliRunner
 
+from pipeline.catalog import find_scenes
+from pipeline.config import SourceConfig
+from pipeline.region import read_region
 from spex_core.bands import SENTINEL2_BANDS
 from workflows.real_scenes import main
 from workflows.scene_cogs import DN_OFFSET, DN_SCALE
@@ -168,3 +172,31 @@ def test_files_that_are_no_scene_are_named(tmp_path: Path) -> None:
         assert code == 2
         assert str(path) in text
         assert complaint in text
+
+
+REAL = (
+    Path(__file__).resolve().parents[3]
+    / "shared"
+    / "real-data"
+    / "aberystwyth-rsgislib"
+    / "aber_mosaic_10band_x1000.tif"
+)
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not REAL.is_file(), reason=f"no real scene at {REAL.name} beside the repository")
+def test_real_scene_is_found_by_a_search_with_sea_and_fields_in_their_places(tmp_path: Path) -> None:
+    code, text = _run(REAL, "--output", tmp_path / "out", "--scale", "0.001", "--datetime", "2021-05-27T11:33:00Z")
+    assert code == 0, text
+    region = read_region(
+        tmp_path / "out" / "region.geojson", id_field="id", name_field="name", grid_km=3.0, max_regions=100
+    )
+    source = SourceConfig(provider="generic", url=str(tmp_path / "out" / "catalog.json"), collection="local-scenes")
+    day = dt.date(2021, 5, 27)
+    (scene,) = find_scenes(source, region, day, day).scenes
+    assert (scene.epsg, scene.assets["B08"].scale, scene.assets["B08"].offset) == (32630, DN_SCALE, DN_OFFSET)
+    reflectance, source_file = _reflectance(_only_item(tmp_path / "out"), "B08")
+    (east, west), (north, south) = transform_points("EPSG:4326", source_file.crs, [-3.99, -4.10], [52.40, 52.41])
+    field, sea = source_file.index(east, north), source_file.index(west, south)
+    assert np.nanmedian(reflectance[field[0] - 10 : field[0] + 10, field[1] - 10 : field[1] + 10]) > 0.25
+    assert abs(np.nanmedian(reflectance[sea[0] - 5 : sea[0] + 5, sea[1] - 5 : sea[1] + 5])) < 0.05
