@@ -310,11 +310,11 @@ DEMO_SPEC = ArchiveSpec(
     acquisitions=(
         Acquisition(
             dt.datetime(2026, 6, 18, 10, 15, 59, tzinfo=dt.UTC),
-            Clouds(seed=11, level=-0.75, size_m=2200.0, cirrus=-2.2),
+            Clouds(seed=21, level=-0.75, size_m=2200.0, cirrus=-2.2),
         ),
         Acquisition(
             dt.datetime(2026, 7, 3, 10, 15, 59, tzinfo=dt.UTC),
-            Clouds(seed=23, level=-0.9, size_m=2600.0, base_m=1200.0),
+            Clouds(seed=37, level=-0.9, size_m=2600.0, base_m=1200.0),
             haze=0.012,
             sun_azimuth_deg=150.0,
             sun_elevation_deg=58.0,
