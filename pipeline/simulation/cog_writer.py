@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy.typing as npt
 import rasterio
+from rasterio import Affine
 from rasterio.shutil import copy as copy_raster
-from rasterio.transform import from_origin
 from rasterio.windows import Window as RasterWindow
 
 from pipeline.simulation.scene import Frame
@@ -55,7 +55,7 @@ class CogWriter:
             count=1,
             dtype=dtype,
             crs=f"EPSG:{frame.epsg}",
-            transform=from_origin(frame.left, frame.top, gsd_m, gsd_m),
+            transform=Affine(gsd_m, 0, frame.left, 0, -gsd_m, frame.top),
             nodata=0,
             tiled=True,
             blockxsize=256,
