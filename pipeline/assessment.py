@@ -69,7 +69,9 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def _ratios(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    shares: npt.NDArray[np.float64] = np.full(len(part), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
 
 
 def confusion_matrix(reference: Codes, found: Codes, legend: Legend) -> npt.NDArray[np.int64]:
@@ -157,4 +159,5 @@ def _index_map(context: ZoneContext, block: Block, legend: Legend) -> Codes:
     composite = read_composite(context.scenes, context.grid, block.read_window, context.composite)
     own = composite.reflectance[(slice(None), *slices(block.window, block.read_window))]
     winner = index_scores(np.nan_to_num(own), legend).argmax(axis=0)
-    return np.asarray(legend.codes, np.uint8)[winner]
+    codes: Codes = np.asarray(legend.codes, np.uint8)[winner]
+    return codes

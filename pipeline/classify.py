@@ -80,7 +80,8 @@ class SpexModel:
         self._explain = config.explain
         self._device = torch.device(device)
         self._fingerprint = checkpoint_fingerprint(config, legend)
-        self._model = SpexForLandCover.from_pretrained(_checkpoint_folder(config.checkpoint)).to(self._device).eval()
+        model: Any = SpexForLandCover.from_pretrained(_checkpoint_folder(config.checkpoint))
+        self._model = model.to(self._device).eval()
 
     def fingerprint(self) -> str:
         return self._fingerprint

@@ -136,9 +136,9 @@ class Engine:
         self._deaths = 0
         self._context_refs = [ray.put(context) for context in contexts]
         once = {"max_retries": 0, "num_cpus": TASK_CPUS}
-        self._read = ray.remote(read_block).options(num_returns=3, **once)
-        self._finish = ray.remote(finish_block).options(**once)
-        self._actor_class = ray.remote(BlockClassifier).options(
+        self._read: Any = ray.remote(read_block).options(num_returns=3, **once)
+        self._finish: Any = ray.remote(finish_block).options(**once)
+        self._actor_class: Any = ray.remote(BlockClassifier).options(
             max_restarts=0, max_task_retries=0, **actor_resources(config.compute)
         )
         compute = config.compute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import importlib.metadata
 from dataclasses import dataclass
@@ -162,8 +163,9 @@ def _write_catalog(
         tile_px=config.tiling.tile_px,
         framework_version=plan.software.get("torch", "none"),
         created=created,
-        **({"architecture": "Spectral index rules of the legend"} if config.model.checkpoint == INDEX_RULES else {}),
     )
+    if config.model.checkpoint == INDEX_RULES:
+        card = dataclasses.replace(card, architecture="Spectral index rules of the legend")
     scenes = {scene.id: scene for scene in plan.scenes}
     items = []
     for place in maps:
@@ -257,8 +259,8 @@ def _lineage(prepared: Prepared) -> str:
     how = "median" if config.composite.method == "median" else "least cloudy first"
     return (
         f"{len(scenes)} Sentinel-2 L2A scenes of {config.start} to {config.end} were masked by their scene "
-        f"classification and composited ({how}); {_model_name(prepared)} classified overlapping tiles of {config.tiling.tile_px} px "
-        f"(overlap {config.tiling.overlap_px} px), merged by weights that sum to one."
+        f"classification and composited ({how}); {_model_name(prepared)} classified tiles of "
+        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px, merged by weights that sum to one."
     )
 
 

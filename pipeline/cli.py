@@ -1,0 +1,250 @@
+"""The command ``spex``: a thin layer over the public functions, with exit codes that scripts can rely on.
+
+0 done; 1 the run failed or was interrupted; 2 bad usage or bad input; 3 done with some blocks or scenes missing.
+Results go to standard output, progress and messages to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from pipeline.config import RunConfig
+from pipeline.errors import BadInputError
+from pipeline.progress import Progress, progress_for
+from spex_core.errors import CheckpointError, LegendError, SpexError
+
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+
+app = typer.Typer(
+    name="spex",
+    help="Regional land-cover maps from Sentinel-2 with SPEX, a spectral vision-language model, on Ray.",
+    epilog="Try it: spex demo --output demo",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RunFile = Annotated[Path, typer.Argument(metavar="FILE", help="Run file (YAML); see workflows/examples.")]
+Address = Annotated[
+    str | None, typer.Option(help="Ray cluster to join, e.g. auto or ray://head:10001; default: start a local Ray.")
+]
+Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder, instead of the run file's.")]
+Actors = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Model actors; default: one per core (or per GPU).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for archive and map.")] = Path("spex-demo"),
+    actors: Actors = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of another landscape.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Model: built-in name, folder, or index-rules.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Simulates a Sentinel-2 archive, serves it on this machine, maps it and measures the map.
+
+    Needs no network and no data. Example: spex demo --output demo
+    """
+    from pipeline.demo import demo as run_demo
+    from pipeline.screens import show_demo
+
+    with _progress(as_json) as progress:
+        result = run_demo(output, progress, actors=actors, seed=seed, checkpoint=checkpoint)
+    show_demo(result, _console())
+    _end(result.to_dict(), as_json, result.run.exit_code)
+
+
+@app.command()
+def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
+    """Says what a run will read, cover and cost, and writes its plan.json; reads no pixel.
+
+    Example: spex plan workflows/examples/earth_search.yaml
+    """
+    from pipeline.coverage import summarise
+    from pipeline.mapping import prepare
+    from pipeline.plan_file import write_plan
+    from pipeline.screens import plan_document, show_plan
+
+    config = _config(file, output)
+    with _progress(as_json) as progress:
+        progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
+        prepared = prepare(config)
+        summary = summarise(prepared.plan, prepared.region)
+    # Not in the run's own folder: there, a plan means that a store stands beside it.
+    path = config.output / "plan.json"
+    write_plan(prepared.plan, path)
+    show_plan(prepared, summary, path, _console())
+    _end(plan_document(prepared, summary, path), as_json, 0)
+
+
+@app.command()
+def run(
+    file: RunFile,
+    address: Address = None,
+    output: Output = None,
+    actors: Actors = None,
+    as_json: AsJson = False,
+) -> None:
+    """Makes a map, or finishes one that was interrupted; a finished one costs nothing.
+
+    Examples: spex run region.yaml; spex run region.yaml --address auto --actors 8 --json
+    """
+    from pipeline.mapping import map_region
+    from pipeline.screens import show_run
+
+    config = _config(file, output, address, actors)
+    with _progress(as_json) as progress:
+        result = map_region(config, progress)
+    show_run(result, config, _console())
+    _end(result.to_dict(), as_json, result.exit_code)
+
+
+@app.command()
+def submit(
+    file: RunFile,
+    address: Annotated[str, typer.Option(help="Ray Jobs API of the cluster (its dashboard).")] = (
+        "http://127.0.0.1:8265"
+    ),
+    output: Output = None,
+    actors: Actors = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sends a run to a Ray cluster, follows its log, and ends with its exit code.
+
+    The run file, its region, legend and output must be on storage that the cluster sees under the same paths, and the
+    package must be installed there. Example: spex submit region.yaml --address http://head:8265
+    """
+    from pipeline.submit import submit_run
+
+    raise typer.Exit(submit_run(_config(file, output, None, actors), file, address, actors=actors, as_json=as_json))
+
+
+@app.command()
+def status(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run.")], as_json: AsJson = False
+) -> None:
+    """Says how far the runs of an output folder are, what failed, and how long they will still take.
+
+    Example: spex status out
+    """
+    from pipeline.screens import show_status
+    from pipeline.status import run_states
+
+    states = run_states(folder)
+    show_status(states, _console())
+    _end({"runs": [state.to_dict() for state in states]}, as_json, 0)
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Runs the command line and exits with its code: one message on standard error, never a traceback.
+
+    ``SPEX_DEBUG=1`` shows tracebacks.
+    """
+    # A scheduler or a spot machine ends a run with SIGTERM: the same clean stop as Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
+    debug = os.environ.get("SPEX_DEBUG") == "1"
+    code: Any = 0
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except typer.Exit as error:
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _say("interrupted; what is finished is kept: the same command goes on from there")
+        code = EXIT_FAILED
+    except (BadInputError, LegendError, CheckpointError) as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        code = EXIT_BAD_INPUT
+    except SpexError as error:
+        if debug:
+            raise
+        _say(f"error: {error}")
+        code = EXIT_FAILED
+    except Exception as error:
+        code = _usage_or_defect(error, debug)
+    sys.stdout.flush()
+    raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _usage_or_defect(error: Exception, debug: bool) -> int:
+    # typer carries its own copy of click, so its exceptions are known by what they can do.
+    show = getattr(error, "show", None)
+    if callable(show) and hasattr(error, "exit_code"):
+        show(file=sys.stderr)
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        _say("interrupted; what is finished is kept: the same command goes on from there")
+        return EXIT_FAILED
+    if debug:
+        raise error
+    _say(f"unexpected {type(error).__name__}: {error} (SPEX_DEBUG=1 shows where; please report it)")
+    return EXIT_FAILED
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _config(file: Path, output: Path | None = None, address: str | None = None, actors: int | None = None) -> RunConfig:
+    """A run file with the options of the command line, which are relative to the current folder."""
+    config = RunConfig.from_yaml(file)
+    compute: dict[str, Any] = {}
+    if address is not None:
+        compute["address"] = address
+    if actors is not None:
+        compute["actors"] = actors
+    update: dict[str, Any] = {"compute": config.compute.model_copy(update=compute)}
+    if output is not None:
+        update["output"] = output.resolve()
+    return config.model_copy(update=update)
+
+
+def _console() -> Console:
+    """Standard output; wide enough that a table in a log file is not folded."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=120)
+
+
+def _progress(plain: bool) -> Progress:
+    """Bars on a terminal; else, and with ``--json``, log lines on standard error."""
+    console = Console(stderr=True, highlight=False)
+    logger = logging.getLogger("pipeline")
+    logger.handlers.clear()
+    logger.propagate = False
+    handler: logging.Handler
+    if console.is_terminal and not plain:
+        handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
+        logger.setLevel(logging.WARNING)
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+        logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    return progress_for(console, plain=plain)
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _end(document: dict[str, Any], as_json: bool, code: int) -> None:
+    if as_json:
+        print(json.dumps(document, allow_nan=False))
+    if code:
+        raise typer.Exit(code)
