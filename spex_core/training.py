@@ -94,6 +94,8 @@ def augment(
 
     reflectance, target, weight = place(reflectance), place(target), place(weight)
     gain = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, (10, 1, 1))).astype(np.float32)
+    gain[3:8] *= np.float32(np.exp(rng.normal(0, 0.12)))  # red edge and near infrared: canopies differ by region
+    gain[8:] *= np.float32(np.exp(rng.normal(0, 0.10)))
     haze = np.float32(max(0.0, rng.normal(0, 0.01))) * np.linspace(1, 0.1, 10, dtype=np.float32)[:, None, None]
     reflectance = reflectance * gain + haze + np.float32(rng.normal(0, 0.003))
     if rng.random() < 0.3:

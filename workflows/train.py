@@ -18,8 +18,8 @@ from spex_core.modeling import SpexForLandCover
 from spex_core.processing import SpexProcessor
 from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX, described_answer, short_answer
 from spex_core.tokenizer import build_tokenizer
-from spex_core.training import ChipSource, TrainingConfig, train
-from workflows.training_chips import ChipFolder
+from spex_core.training import ChipSource, Stage, TrainingConfig, train
+from workflows.training_chips import BalancedChips, ChipFolder
 
 OTHER_NOUNS = (
     "vegetation", "forest", "mangrove", "moss and lichen", "river", "lake", "sea", "road", "building", "impervious",
@@ -76,6 +76,15 @@ def main() -> None:
     )
     parser.add_argument("--real", type=Path, help="chip folder of real scenes")
     parser.add_argument("--real-share", type=float, default=0.3, help="share of real chips in a batch")
+    parser.add_argument("--init", type=Path, help="checkpoint to start from (weights, normalisation and tokenizer)")
+    parser.add_argument(
+        "--stages",
+        type=_stage,
+        nargs="+",
+        default=list(TrainingConfig().stages),
+        help="stages as STEPS:BATCH:CROP_PX:MODE, mode 'words' (class words only) or 'prompt' (image and attributes)",
+    )
+    parser.add_argument("--learning-rate", type=float, default=TrainingConfig().learning_rate)
     parser.add_argument("--held-out", type=int, default=16, help="last simulated chips that are only scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -86,12 +95,16 @@ def main() -> None:
     held_out = range(len(simulated) - arguments.held_out, len(simulated))
     sources: list[tuple[ChipSource, float]] = [(FirstChips(simulated, held_out.start), 1.0)]
     if arguments.real:
+        real = BalancedChips(ChipFolder(arguments.real, legend), 1000, arguments.seed)
         sources = [
             (sources[0][0], 1 - arguments.real_share),
-            (ChipFolder(arguments.real, legend), arguments.real_share),
+            (real, arguments.real_share),
         ]
-    model = build_model(simulated, legend, arguments.seed)
-    config = TrainingConfig(seed=arguments.seed)
+    if arguments.init:
+        model = SpexForLandCover.from_pretrained(arguments.init)
+    else:
+        model = build_model(simulated, legend, arguments.seed)
+    config = TrainingConfig(stages=tuple(arguments.stages), learning_rate=arguments.learning_rate, seed=arguments.seed)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {config.steps} steps", flush=True)
     trained = train(
         model,
@@ -104,6 +117,14 @@ def main() -> None:
     )
     trained.half().save_pretrained(arguments.output)
     print(f"wrote {arguments.output}")
+
+
+def _stage(text: str) -> Stage:
+    try:
+        steps, batch, crop_px, mode = text.split(":")
+        return Stage(int(steps), int(batch), int(crop_px), {"words": False, "prompt": True}[mode])
+    except (ValueError, KeyError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not STEPS:BATCH:CROP_PX:words|prompt") from error
 
 
 class FirstChips:
