@@ -137,7 +137,7 @@ def _search_api(
                 search = client.search(
                     collections=[collection] if collection else None,
                     bbox=bbox,
-                    datetime=f"{start.isoformat()}T00:00:00Z/{end.isoformat()}T23:59:59.999999Z",
+                    datetime=f"{start.isoformat()}T00:00:00Z/{_end_of(end)}",
                     limit=PAGE_SIZE,
                     **_cloud_filter(client, source.max_cloud_cover),
                 )
@@ -156,6 +156,11 @@ def _search_api(
         raise
     except Exception as error:  # pystac-client lets through errors of several layers: HTTP, JSON, missing members
         raise CatalogError(f"the STAC search at {url} failed: {type(error).__name__}: {error}") from error
+
+
+def _end_of(day: dt.date) -> str:
+    # Whole seconds, because not every server reads fractions; the client side check cuts off the next day's midnight.
+    return f"{day.isoformat()}T23:59:59Z" if day == dt.date.max else f"{day + dt.timedelta(days=1)}T00:00:00Z"
 
 
 def _key(feature: Mapping[str, Any]) -> tuple[Any, Any]:

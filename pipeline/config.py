@@ -50,7 +50,8 @@ class CompositeConfig(_Section):
     mask_dilation_px: int = Field(2, ge=0, le=64)
     """Cloud and shadow are grown by this many 10 m pixels."""
     max_observations: int = Field(8, ge=1, le=64)
-    """At most so many least-cloudy scenes per read window; bounds memory."""
+    """A pixel's median is over the so many least cloudy passes that saw it; bounds memory. Where all of them are
+    cloudy, the next clear one is taken."""
 
 
 class ModelConfig(_Section):

@@ -18,6 +18,9 @@ from pipeline.http import MAX_DOCUMENT_BYTES, get_json
 MAX_DOCUMENTS = 200_000
 """Most files read in one walk; guards against catalogs without end."""
 
+_FOLLOWED: dict[str, tuple[str, ...]] = {"Feature": (), "FeatureCollection": ("next",)}
+"""Links to follow, by type of document; catalogs and collections lead to children and items."""
+
 
 def read_document(location: str, http: requests.Session) -> Any:
     """One JSON document from a URL, a ``file:`` URL or a path.
@@ -72,19 +75,21 @@ def walk(
         elif document.get("type") == "FeatureCollection":
             features = document.get("features")
             yield from ((f, where) for f in (features if isinstance(features, list) else ()) if isinstance(f, dict))
-        else:
-            for target in _links(document, where, problems):
-                if target not in seen:
-                    seen.add(target)
-                    if len(seen) > MAX_DOCUMENTS:
-                        raise CatalogError(f"catalog {location} links more than {MAX_DOCUMENTS} documents")
-                    queue.append((None, target))
+        for target in _links(document, where, problems):
+            if target not in seen:
+                seen.add(target)
+                if len(seen) > MAX_DOCUMENTS:
+                    raise CatalogError(f"catalog {location} links more than {MAX_DOCUMENTS} documents")
+                queue.append((None, target))
 
 
 def _links(document: dict[str, Any], where: str, problems: list[tuple[str, str]]) -> Iterator[str]:
+    followed = {"Feature": (), "FeatureCollection": ("next",)}.get(
+        str(document.get("type")), ("child", "item", "items")
+    )
     links = document.get("links")
     for link in links if isinstance(links, list) else ():
-        if not isinstance(link, dict) or link.get("rel") not in ("child", "item", "items"):
+        if not isinstance(link, dict) or link.get("rel") not in followed:
             continue
         href = link.get("href")
         if not isinstance(href, str) or not href:

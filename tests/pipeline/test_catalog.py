@@ -24,7 +24,7 @@ from pipeline.errors import BadInputError, CatalogError, NoScenesError, TooManyS
 from pipeline.http import PatientRetry, retry_policy
 from pipeline.region import Region
 
-from .loopback_server import Request, Response, json_response, serve
+from .loopback_server import Request, Response, file_answer, json_response, serve
 from .tiny_scenes import LEFT, TOP, day, footprint_lonlat, write_scene
 
 PLACE = footprint_lonlat(32630, LEFT, TOP, 1280.0)
@@ -124,7 +124,7 @@ def test_all_pages_are_read_by_post_and_sorted() -> None:
     assert ids(found) == sorted(i["id"] for i in items)
     assert [r.method for r in posts] == ["POST"] * 3
     assert posts[0].body["collections"] == ["sentinel-2-l2a"]
-    assert posts[0].body["datetime"] == "2026-06-01T00:00:00Z/2026-06-30T23:59:59.999999Z"
+    assert posts[0].body["datetime"] == "2026-06-01T00:00:00Z/2026-07-01T00:00:00Z"
 
 
 def test_the_order_in_which_a_server_answers_does_not_matter() -> None:
@@ -380,8 +380,6 @@ def test_a_static_catalog_on_disk_is_walked_and_its_broken_parts_are_told(tmp_pa
 
 
 def test_a_static_catalog_over_http_resolves_hrefs_against_its_address(tmp_path: Path) -> None:
-    from .loopback_server import file_answer
-
     static_catalog(tmp_path)
     with serve(lambda r: file_answer(tmp_path, r)) as server:
         found = search(f"{server.url}/catalog.json", collection="mine")
@@ -401,6 +399,32 @@ def test_a_remote_static_catalog_may_not_lead_to_local_files(tmp_path: Path) -> 
 def test_an_item_collection_file_is_a_catalog_too(tmp_path: Path) -> None:
     (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": [item(1), item(2)]}))
     assert len(search(str(tmp_path / "items.json")).scenes) == 2
+
+
+def test_an_item_collection_of_several_pages_is_followed() -> None:
+    def pages(request: Request) -> Response:
+        second = "page" in request.query
+        links = [] if second else [{"rel": "next", "href": "/items.json?page=2"}]
+        return json_response({"type": "FeatureCollection", "features": [item(2 if second else 1)], "links": links})
+
+    with serve(pages) as server:
+        assert len(search(f"{server.url}/items.json").scenes) == 2
+
+
+def test_a_static_catalog_in_trouble_is_asked_again(tmp_path: Path) -> None:
+    static_catalog(tmp_path)
+    trouble = [Response(503), Response(429), Response(0)]
+
+    def answer(request: Request) -> Response:
+        return trouble.pop() if trouble else file_answer(tmp_path, request)
+
+    with serve(answer) as server:
+        assert len(search(f"{server.url}/catalog.json").scenes) == 2
+
+
+def test_the_last_day_there_is_can_be_searched() -> None:
+    with serve(Api([item(1)])) as server:
+        assert len(search(server.url, end="9999-12-31").scenes) == 1
 
 
 def test_a_missing_catalog_is_named(tmp_path: Path) -> None:
