@@ -43,7 +43,7 @@ class SpexConfig(PreTrainedConfig):
     depths: tuple[int, ...] | list[int] = (2, 2, 4, 2)
     """Blocks per stage, at strides 4, 8, 16, 32."""
     mixer: Literal["dwconv"] = "dwconv"
-    """Spatial mixer of a block: ``dwconv`` is a depthwise convolution (see docs/decisions/0006)."""
+    """Spatial mixer of a block: ``dwconv`` is a depthwise convolution (see docs/decisions/0007)."""
     mixer_kernel: int = 5
     mlp_ratio: float = 4.0
     layer_scale: float = 1.0

@@ -27,7 +27,7 @@ def mask_losses(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, Te
 
     Returns:
         ``bce`` and ``dice`` (the paper's, per class) and ``joint`` (softmax cross-entropy over the K classes, because
-        the map takes the best class of the whole legend: docs/decisions/0007).
+        the map takes the best class of the whole legend: docs/decisions/0008).
     """
     total = weight.sum().clamp_min(1.0)
     bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
