@@ -58,10 +58,10 @@ class DemoResult:
             "seconds": round(self.seconds, 1),
             "run_seconds": round(self.run.seconds, 1),
             "peak_memory_mb": round(self.peak_memory_mb, 1),
-            "accuracy": round(self.map.overall, 4),
-            "index_accuracy": round(self.index_rules.overall, 4),
-            "miou": round(self.map.miou, 4),
-            "iou": {c.name: round(float(v), 4) for c, v in zip(self.map.legend, self.map.iou, strict=True) if v == v},
+            "accuracy": _rounded(self.map.overall),
+            "index_accuracy": _rounded(self.index_rules.overall),
+            "miou": _rounded(self.map.miou),
+            "iou": {c.name: _rounded(float(v)) for c, v in zip(self.map.legend, self.map.iou, strict=True)},
             "run_file": str(self.run_file),
         }
 
@@ -175,6 +175,11 @@ def _accuracy(found: Assessment, rules: Assessment) -> Accuracy:
             if pixels
         ),
     )
+
+
+def _rounded(value: float) -> float | None:
+    """Four digits; None for NaN, which JSON lacks."""
+    return round(value, 4) if value == value else None
 
 
 def _finite(value: float) -> float:

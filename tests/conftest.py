@@ -1,0 +1,65 @@
+"""What tests of several folders share: one local Ray per session, and one tiny simulated archive."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cluster import Cluster, connected
+from pipeline.config import ComputeConfig, RunConfig
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[Cluster]:
+    """A local Ray that runs of the same process find and use; starting one takes seconds."""
+    with connected(ComputeConfig(actors=2, object_store_mb=256)) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two dates of one granule of 256 px without clouds, as a static catalog."""
+    from pipeline.simulation import DEMO_SPEC, ArchiveSpec, write_archive
+    from pipeline.simulation.clouds import Clouds
+    from pipeline.simulation.granules import granule_grid
+    from pipeline.simulation.scene import Acquisition
+
+    clear = Clouds(seed=1, level=-9.0, cirrus=-9.0)
+    spec = ArchiveSpec(
+        world=DEMO_SPEC.world,
+        granules=granule_grid(32632, 640_000, 5_150_000, size_px=256, overlap_px=32),
+        acquisitions=tuple(
+            Acquisition(dt.datetime(2026, month, 18, 10, 15, 59, tzinfo=dt.UTC), dataclasses.replace(clear, seed=month))
+            for month in (6, 7)
+        ),
+    )
+    folder = tmp_path_factory.mktemp("archive")
+    return write_archive(folder, spec, str(folder)).folder
+
+
+TINY_SETTINGS: dict[str, Any] = {
+    "name": "tiny",
+    "start": "2026-06-01",
+    "end": "2026-07-31",
+    "model": {"checkpoint": "index-rules"},
+    # The granule of 256 px gives 2 x 2 blocks whose tiles reach into each other.
+    "tiling": {"tile_px": 64, "overlap_px": 16, "block_px": 128},
+    "compute": {"actors": 2, "object_store_mb": 256},
+}
+
+
+def tiny_config(archive: Path, output: Path, **settings: Any) -> RunConfig:
+    """A run over the tiny archive with the index rules: 4 blocks, a second or two."""
+    data = {
+        **TINY_SETTINGS,
+        "region": str(archive / "region.geojson"),
+        "output": str(output),
+        "source": {"provider": "earth-search", "url": str(archive / "catalog.json")},
+        **settings,
+    }
+    return RunConfig.from_dict(data)

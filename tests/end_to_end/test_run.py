@@ -1,0 +1,161 @@
+"""A region mapped end to end: what is written, that it is the same whoever computes it, and that work is never lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+import rasterio
+from rio_cogeo.cogeo import cog_validate
+
+import pipeline
+from pipeline.cluster import Cluster
+from pipeline.errors import NoScenesError, OutputError
+from pipeline.mapping import output_lock
+from pipeline.progress import LogProgress
+from pipeline.run import RunResult
+from pipeline.store import RunStore, run_folder
+from spex_core.legend import Legend
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.ray
+
+
+def digests(result: RunResult) -> dict[str, str]:
+    return {
+        kind: hashlib.sha256(result.outputs[kind][0].read_bytes()).hexdigest()
+        for kind in ("landcover", "confidence", "valid_count")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_archive: Path, local_ray: Cluster, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """One run with two actors."""
+    return pipeline.run(tiny_config(tiny_archive, tmp_path_factory.mktemp("whole")))
+
+
+class StopAfter(LogProgress):
+    """Interrupts a run when so many blocks are finished."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self._left = blocks
+
+    def advance(self, amount: int = 1) -> None:
+        super().advance(amount)
+        self._left -= amount
+        if self._left == 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_writes_everything_that_users_rely_on(whole: RunResult) -> None:
+    assert whole.exit_code == 0
+    assert (whole.blocks, whole.computed_blocks, whole.missing_blocks) == (4, 4, 0)
+    assert all(path.is_file() for paths in whole.outputs.values() for path in paths)
+    output = whole.outputs["catalog"][0].parent
+    item = next((output / "spex-landcover").glob("tiny_*"))
+    assert {path.name for path in item.iterdir()} >= {
+        "landcover.tif",
+        "confidence.tif",
+        "valid_count.tif",
+        "explanations.json",
+        "explanations.md",
+        "thumbnail.png",
+        f"{item.name}.json",
+    }
+    assert (output / "report" / "index.html").is_file()
+    assert (output / "spex-landcover" / "items.parquet").is_file()
+
+
+def test_the_maps_are_valid_cogs_with_legend_codes_on_every_observed_pixel(whole: RunResult) -> None:
+    for kind in ("landcover", "confidence", "valid_count"):
+        valid, errors, _ = cog_validate(whole.outputs[kind][0], strict=True)
+        assert valid, errors
+    with rasterio.open(whole.outputs["landcover"][0]) as landcover, rasterio.open(whole.outputs["valid_count"][0]) as n:
+        codes, counts = landcover.read(1), n.read(1)
+    assert set(np.unique(codes)) <= {0, *Legend.from_yaml().codes}
+    assert np.array_equal(codes != 0, counts > 0)
+    assert len(np.unique(codes)) > 3
+    assert counts.max() == 2
+
+
+def test_the_catalog_opens_with_pystac_and_leads_to_the_map(whole: RunResult) -> None:
+    items = list(pystac.Catalog.from_file(str(whole.outputs["catalog"][0])).get_items(recursive=True))
+    hrefs = [asset.get_absolute_href() for item in items for asset in item.assets.values()]
+    assert str(whole.outputs["landcover"][0]) in hrefs
+
+
+def test_every_sub_region_is_explained_in_numbers(whole: RunResult) -> None:
+    document = json.loads(whole.outputs["explanations"][0].read_text())
+    assert document["regions"]
+    for region in document["regions"]:
+        assert region["text"]
+        assert region["observed_share"] > 0.99
+        assert sum(entry["area_ha"] for entry in region["classes"]) == pytest.approx(region["area_ha"], rel=0.02)
+
+
+def test_one_actor_and_two_give_the_same_bytes(tiny_archive: Path, whole: RunResult, tmp_path: Path) -> None:
+    single = pipeline.run(tiny_config(tiny_archive, tmp_path, compute={"actors": 1, "prefetch": 0}))
+    assert single.run_id == whole.run_id
+    assert digests(single) == digests(whole)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tiny_archive: Path, whole: RunResult, tmp_path: Path) -> None:
+    from pipeline.mapping import map_region
+
+    config = tiny_config(tiny_archive, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        map_region(config, StopAfter(blocks=2))
+    state = RunStore.open(run_folder(tmp_path, whole.run_id)).state()
+    assert len(state.finished) == 2
+    assert state.ended is not None
+    assert state.ended.status == "interrupted"
+    resumed = pipeline.run(config)
+    assert resumed.computed_blocks == 2
+    assert digests(resumed) == digests(whole)
+
+
+def test_a_finished_run_is_not_run_again(tiny_archive: Path, whole: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("pipeline.mapping.connected", refuse)
+    before = {path: path.stat().st_mtime_ns for paths in whole.outputs.values() for path in paths}
+    again = pipeline.run(tiny_config(tiny_archive, whole.outputs["catalog"][0].parent))
+    assert again.reused
+    assert again.outputs == whole.outputs
+    assert {path: path.stat().st_mtime_ns for paths in again.outputs.values() for path in paths} == before
+
+
+def test_a_deleted_map_is_published_again_without_computing(
+    tiny_archive: Path, whole: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("pipeline.mapping.connected", refuse)
+    before = digests(whole)
+    whole.outputs["landcover"][0].unlink()
+    again = pipeline.run(tiny_config(tiny_archive, whole.outputs["catalog"][0].parent))
+    assert again.computed_blocks == 0
+    assert digests(again) == before
+
+
+def test_a_plan_writes_nothing_and_names_the_run(tiny_archive: Path, whole: RunResult, tmp_path: Path) -> None:
+    planned = pipeline.plan(tiny_config(tiny_archive, tmp_path / "never"))
+    assert planned.run_id == whole.run_id
+    assert not (tmp_path / "never").exists()
+
+
+def test_nothing_to_map_is_said_before_anything_is_started(tiny_archive: Path, tmp_path: Path) -> None:
+    with pytest.raises(NoScenesError, match="2020-01"):
+        pipeline.run(tiny_config(tiny_archive, tmp_path, start="2020-01-01", end="2020-01-31"))
+
+
+def test_two_runs_do_not_write_one_folder(tiny_archive: Path, tmp_path: Path) -> None:
+    with output_lock(tmp_path), pytest.raises(OutputError, match="being written by process"):
+        pipeline.run(tiny_config(tiny_archive, tmp_path))
