@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
@@ -111,3 +111,7 @@ class SpexConfig(PreTrainedConfig):
         """The language model's configuration, typed."""
         assert isinstance(self.text_config, Qwen2Config)
         return self.text_config
+
+
+# Auto classes read config.json first: they must know the model type to load the tokenizer beside it.
+AutoConfig.register(SpexConfig.model_type, SpexConfig, exist_ok=True)
