@@ -7,6 +7,7 @@ shared by all class questions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -206,7 +207,14 @@ class SpexForLandCover(PreTrainedModel):
     # -- inference --------------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def predict(self, pixel_values: Tensor, legend: Legend, *, explain: Explain = "none") -> LandCoverPrediction:
+    def predict(
+        self,
+        pixel_values: Tensor,
+        legend: Legend,
+        *,
+        explain: Explain = "none",
+        questions: Sequence[str] | None = None,
+    ) -> LandCoverPrediction:
         """Scores every class of a legend for a batch of tiles.
 
         Args:
@@ -215,6 +223,8 @@ class SpexForLandCover(PreTrainedModel):
             legend: K classes; any legend whose nouns the model can read.
             explain: ``"none"`` conditions masks on a fixed short answer (one prefill, no decoding); ``"brief"`` and
                 ``"full"`` let the model write an answer, whose states condition the masks.
+            questions: B*K prompts (tile-major) instead of those computed from the pixels: for evaluations that
+                shuffle or drop the attributes.
 
         Returns:
             Scores ``[B, K, H, W]`` that sum to 1 over K, and B x K texts (none for ``"none"``).
@@ -228,7 +238,10 @@ class SpexForLandCover(PreTrainedModel):
             raise ModelInputError(f"explain must be 'none', 'brief' or 'full', not {explain!r}")
         self.processor.check_pixels(pixel_values)
         tiles = pixel_values.float().cpu().numpy()
-        questions = [text for tile in tiles for text in self.processor.questions(tile, legend)]
+        if questions is None:
+            questions = [text for tile in tiles for text in self.processor.questions(tile, legend)]
+        elif len(questions) != len(tiles) * len(legend):
+            raise ModelInputError(f"{len(questions)} questions for {len(tiles)} tiles x {len(legend)} classes")
         answers = self.processor.short_answers(legend) * len(tiles) if explain == "none" else None
         text = self.processor.encode(questions, answers).to(self.device)
         vision = self.encode_image(pixel_values.to(self.device, self.dtype))
