@@ -24,6 +24,8 @@ from pipeline.progress import Progress, progress_for
 from spex_core.errors import CheckpointError, LegendError, SpexError
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+_TYPER_INTERRUPTED = 130
+"""What typer makes of Ctrl-C."""
 
 app = typer.Typer(
     name="spex",
@@ -161,6 +163,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     code: Any = 0
     try:
         code = app(args=arguments, standalone_mode=False)
+        if code == _TYPER_INTERRUPTED:
+            raise KeyboardInterrupt
     except typer.Exit as error:
         code = error.exit_code
     except KeyboardInterrupt:
@@ -188,9 +192,6 @@ def _usage_or_defect(error: Exception, debug: bool) -> int:
     if callable(show) and hasattr(error, "exit_code"):
         show(file=sys.stderr)
         return int(error.exit_code)
-    if type(error).__name__ == "Abort":
-        _say("interrupted; what is finished is kept: the same command goes on from there")
-        return EXIT_FAILED
     if debug:
         raise error
     _say(f"unexpected {type(error).__name__}: {error} (SPEX_DEBUG=1 shows where; please report it)")
