@@ -12,7 +12,7 @@ from pipeline.claims import Claim
 from pipeline.explain import RegionExplanation, format_area, format_share
 from spex_core.indices import INDEX_LABELS
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+!|<>~])")
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]#+|<>~])")  # parentheses are harmless once brackets are escaped
 
 
 def explanations_document(

@@ -244,7 +244,7 @@ def _write_report(
             problems=tuple(p for place in maps for p in _problems(state, place.zone.grid.epsg)),
             missing_blocks=len(state.failed),
             accuracy=accuracy,
-            figures={"computed in": duration_text(seconds)},
+            figures={"Computed in": duration_text(seconds)},
         ),
     )
 
