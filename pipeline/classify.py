@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.config import ModelConfig, TilingConfig
 from pipeline.errors import ConfigError
-from pipeline.memory import process_memory
+from pipeline.memory import ProcessMemory, process_memory
 from pipeline.plan import Block, Tile, Window, ZonePlan
 from pipeline.stitch import TileAccumulator
 from spex_core.errors import CheckpointError
@@ -173,7 +173,12 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
 
 
 def scored_tiles(
-    classifier: Classifier, tiles: Iterable[FloatArray], *, classes: int, tiles_per_forward: int
+    classifier: Classifier,
+    tiles: Iterable[FloatArray],
+    *,
+    classes: int,
+    tiles_per_forward: int,
+    note: Callable[[str], None] = logger.warning,
 ) -> Iterator[FloatArray]:
     """Scores of tiles, one by one and in order, computed in micro-batches of a fixed size.
 
@@ -183,7 +188,8 @@ def scored_tiles(
         classifier: The model.
         tiles: Arrays float32 ``[10, t, t]``, NaN where there is no measurement.
         classes: K.
-        tiles_per_forward: Size of a micro-batch (halved only when the GPU runs out of memory, and logged).
+        tiles_per_forward: Size of a micro-batch (halved only when the GPU runs out of memory).
+        note: Is told when that happens.
 
     Yields:
         float32 ``[K, t, t]`` per tile.
@@ -205,7 +211,7 @@ def scored_tiles(
                 if type(error).__name__ != "OutOfMemoryError" or step == 1:
                     raise
                 step = max(1, step // 2)
-                logger.warning("the GPU is out of memory; going on with %d tiles per forward pass", step)
+                note(f"the GPU is out of memory; going on with {step} tiles per forward pass (model.tiles_per_forward)")
                 _release_gpu_memory()
         found = iter(answers)
         for tile in waiting:
@@ -241,6 +247,15 @@ class ClassifierSettings:
     """GPUs reserved for this actor."""
 
 
+@dataclass(frozen=True)
+class ClassifyReport:
+    """The small part of a classified block, for the driver."""
+
+    notes: tuple[str, ...]
+    """What people should know, e.g. that the GPU ran out of memory."""
+    memory: ProcessMemory
+
+
 class BlockClassifier:
     """The actor: one loaded classifier that answers blocks. Plain Python; the engine wraps it with ``ray.remote``."""
 
@@ -274,7 +289,7 @@ class BlockClassifier:
 
         Returns:
             One :class:`~pipeline.stitch.Piece` per target (None where no tile of the block reaches it), then a
-            :class:`~pipeline.memory.ProcessMemory`.
+            :class:`ClassifyReport`.
         """
         if self._classifier is None:
             self.load()
@@ -283,10 +298,15 @@ class BlockClassifier:
             raise CheckpointError("the model is not loaded")
         accumulator = TileAccumulator(block, settings.zones[zone], settings.tiling)
         tiles = (cut_tile(reflectance, block.read_window, tile) for tile in block.tiles)
+        notes: list[str] = []
         scored = scored_tiles(
-            self._classifier, tiles, classes=len(settings.legend), tiles_per_forward=settings.model.tiles_per_forward
+            self._classifier,
+            tiles,
+            classes=len(settings.legend),
+            tiles_per_forward=settings.model.tiles_per_forward,
+            note=notes.append,
         )
         for tile, scores in zip(block.tiles, scored, strict=True):
             accumulator.add(tile, scores)
         pieces = accumulator.finish()
-        return (*(pieces.get(target) for target in targets), process_memory())
+        return (*(pieces.get(target) for target in targets), ClassifyReport(tuple(notes), process_memory()))

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.classify import BlockClassifier, ClassifierSettings
+from pipeline.classify import BlockClassifier, ClassifierSettings, ClassifyReport
 from pipeline.cluster import TASK_CPUS, Cluster, actor_resources
 from pipeline.config import RunConfig
 from pipeline.errors import ClusterError
@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 CALLS_PER_ACTOR = 2
 """One running, one waiting: an actor never idles between blocks, and little is lost when it dies."""
+MAX_REASON = 500
+"""Longest reason of a failure that is kept, characters."""
+CALLS_PER_WORKER = 256
+"""Blocks that one reader or finisher process handles before another takes its place."""
 ACTOR_PATIENCE_S = 1800.0
 """How long a run waits for a cluster to give it its first actor (autoscalers boot machines)."""
 
@@ -134,10 +138,12 @@ class Engine:
         self._actors: list[_Actor] = []
         self._worker_peaks: dict[tuple[str, int], float] = {}
         self._deaths = 0
+        """Actors that died since the last block was classified or given up."""
         self._context_refs = [ray.put(context) for context in contexts]
-        once = {"max_retries": 0, "num_cpus": TASK_CPUS}
-        self._read: Any = ray.remote(read_block).options(num_returns=3, **once)
-        self._finish: Any = ray.remote(finish_block).options(**once)
+        # Recycled now and then: the resident set of a process that opens thousands of GDAL datasets creeps.
+        once: Any = {"max_retries": 0, "num_cpus": TASK_CPUS, "max_calls": CALLS_PER_WORKER}
+        self._read: Any = ray.remote(num_returns=3, **once)(read_block)
+        self._finish: Any = ray.remote(**once)(finish_block)
         self._actor_class: Any = ray.remote(BlockClassifier).options(
             max_restarts=0, max_task_retries=0, **actor_resources(config.compute)
         )
@@ -250,10 +256,11 @@ class Engine:
         if actor not in self._actors:
             return
         self._actors.remove(actor)
+        self._ray.kill(actor.handle)  # it may only be out of reach: no block is classified twice at a time
         self._deaths += 1
         logger.warning("a model actor died (%s); starting another", _one_line(error))
-        if self._deaths > 3 + 3 * self._cluster.actors + self._report.finished:
-            raise ClusterError(f"model actors go on dying ({self._deaths} times); the last: {_one_line(error)}")
+        if self._deaths > self._config.compute.attempts * self._cluster.actors + 2:
+            raise ClusterError(f"{self._deaths} model actors died one after the other; the last: {_one_line(error)}")
         self._hire()
 
     def _send_to_actors(self) -> None:
@@ -274,7 +281,7 @@ class Engine:
             running = actor.calls[0]
             actor.calls.remove(work.key)
             try:
-                memory: ProcessMemory = self._ray.get(reference)
+                report: ClassifyReport = self._ray.get(reference)
             except self._ray.exceptions.RayActorError as error:
                 # The block it was working on is counted, the one waiting behind it is not.
                 actor.suspect = actor.suspect or running
@@ -283,7 +290,10 @@ class Engine:
             except Exception as error:
                 self._again(work, error)
             else:
-                self._note_memory(memory)
+                self._note_memory(report.memory)
+                for note in report.notes:
+                    logger.warning("%s: %s", _title(work), note)
+                work.problems += report.notes
                 work.pixels = None
                 self._classified(work, dict(zip(work.targets, pieces, strict=True)))
 
@@ -291,6 +301,7 @@ class Engine:
 
     def _classified(self, work: _Work, pieces: dict[int, Any]) -> None:
         work.state = "classified"
+        self._deaths = 0
         zone = work.key[0]
         # Pieces of blocks that are written already (an earlier run, or before an object was lost) are let go at once.
         work.pieces = {
@@ -383,6 +394,7 @@ class Engine:
 
     def _give_up(self, work: _Work, error: Exception) -> None:
         """Records a block as missing. Its pieces, if it has any, still serve its neighbours."""
+        self._deaths = 0
         reason = _one_line(error)
         logger.error("%s is given up after %d attempts: %s", _title(work), work.attempts, reason)
         if work.wanted and not work.done:
@@ -476,7 +488,10 @@ def _one_line(error: Exception) -> str:
     cause = getattr(error, "cause", None)
     inner = cause if isinstance(cause, Exception) else error
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    text = lines[-1] if isinstance(inner, Exception) and len(lines) > 3 else " ".join(lines)
+    text = lines[-1] if len(lines) > 3 else " ".join(lines)
+    if type(inner).__module__.startswith("ray."):
+        text = text.split(". ")[0]  # the rest is advice to administrators
+    text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
     return f"{type(inner).__name__}: {text}" if text else type(inner).__name__
 
 

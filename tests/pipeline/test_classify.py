@@ -151,9 +151,9 @@ def test_blocks_of_an_actor_join_to_the_scores_of_the_whole_image() -> None:
     pieces = {}
     for block in zone.blocks:
         pixels = image[(slice(None), *slices(block.read_window, whole))]
-        *found, memory = actor.classify(0, block, targets[block.index], pixels)
+        *found, report = actor.classify(0, block, targets[block.index], pixels)
         pieces |= {(block.index, target): piece for target, piece in zip(targets[block.index], found, strict=True)}
-        assert memory.peak_mb > 0
+        assert report.memory.peak_mb > 0
     expected = IndexRules(LEGEND).scores(image[None])[0]
     for block in zone.blocks:
         scores = merge(block.window, [p for n in block.needs if (p := pieces[n, block.index]) is not None])

@@ -1,0 +1,165 @@
+"""The driver loop on a real Ray in which processes and objects are lost at the worst moments."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ObjectLostError
+
+from pipeline.classify import BlockClassifier
+from pipeline.cluster import Cluster
+from pipeline.engine import Engine, EngineReport
+from pipeline.errors import ClusterError
+from pipeline.mapping import Prepared, prepare, zone_contexts
+from pipeline.plan import Block
+from pipeline.progress import LogProgress
+from pipeline.store import RunStore
+from pipeline.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from tests.conftest import tiny_config
+
+pytestmark = pytest.mark.ray
+
+POISON = 1
+"""Index of the block that kills whoever touches it."""
+
+
+class PoisonedClassifier(BlockClassifier):
+    """Dies on one block, as a crash in native code would make it."""
+
+    def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: Any) -> Any:
+        if block.index == POISON:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().classify(zone, block, targets, reflectance)
+
+
+class Unloadable(BlockClassifier):
+    """Dies while it loads the model."""
+
+    def load(self) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
+def read_and_die_once(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
+    mark = context.run_folder / f"died-{block.index}"
+    if block.index == POISON and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_block(context, block)
+
+
+def read_or_refuse(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
+    if block.index == POISON:
+        raise OSError("the disk is on fire")
+    return read_block(context, block)
+
+
+def finish_and_lose_once(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+    """Says what Ray says when a machine went away with the pieces that it held."""
+    mark = context.run_folder / f"lost-{block.index}"
+    if not mark.exists():
+        mark.touch()
+        raise ObjectLostError("0" * 56, None, "")
+    return finish_block(context, block, layers, *pieces)
+
+
+@dataclass
+class Ground:
+    """A prepared run and its store."""
+
+    prepared: Prepared
+    store: RunStore
+    cluster: Cluster
+
+    def run(self, read: Any = None, actor: Any = None, finish: Any = None) -> EngineReport:
+        import ray
+
+        with self.store.journal_writer() as journal:
+            p = self.prepared
+            contexts = zone_contexts(p, self.store)
+            engine = Engine(p.plan, p.config, p.legend, contexts, self.cluster, journal, LogProgress(), frozenset())
+            if read is not None:
+                engine._read = ray.remote(read).options(num_returns=3, max_retries=0, num_cpus=0.25)
+            if actor is not None:
+                engine._actor_class = ray.remote(actor).options(max_restarts=0, num_cpus=0.5)
+            if finish is not None:
+                engine._finish = ray.remote(finish).options(max_retries=0, num_cpus=0.25)
+            return engine.run()
+
+    def landcover(self) -> Any:
+        return self.store.zone(32632).read("landcover")
+
+    def hole(self) -> Any:
+        """True on the pixels of the poisoned block."""
+        window = self.prepared.plan.zones[0].blocks[POISON].window
+        mask = np.zeros(self.landcover().shape, bool)
+        mask[window.row : window.row + window.height, window.col : window.col + window.width] = True
+        return mask
+
+
+@pytest.fixture
+def ground(tiny_archive: Path, local_ray: Cluster, tmp_path: Path) -> Ground:
+    config = tiny_config(tiny_archive, tmp_path, compute={"actors": 1, "attempts": 2})
+    prepared = prepare(config)
+    cluster = Cluster(1, 1, False, "test")
+    return Ground(prepared, RunStore.create(tmp_path / "state", prepared.plan, prepared.legend), cluster)
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_archive: Path, local_ray: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("expected")
+    prepared = prepare(tiny_config(tiny_archive, folder))
+    clean = Ground(prepared, RunStore.create(folder / "state", prepared.plan, prepared.legend), local_ray)
+    assert clean.run().finished == 4
+    return clean.landcover()
+
+
+def test_a_block_that_kills_its_actor_is_given_up_and_the_others_are_not(ground: Ground, expected: Any) -> None:
+    report = ground.run(actor=PoisonedClassifier)
+    assert [failure.key for failure in report.failed] == [(0, POISON)]
+    assert report.finished == 3
+    blocks = ground.prepared.plan.zones[0].blocks
+    neighbours = [block.index for block in blocks if POISON in block.needs and block.index != POISON]
+    assert neighbours
+    assert report.incomplete == len(neighbours)
+    landcover, hole = ground.landcover(), ground.hole()
+    assert not landcover[hole].any()
+    mapped = landcover != 0
+    assert np.array_equal(landcover[mapped], expected[mapped])
+    assert np.mean(mapped[~hole]) > 0.95  # what is missing beside the hole is the reach of its tiles
+    state = ground.store.state()
+    assert state.failed[32632, POISON].attempts == 2
+    assert all(state.finished[32632, index].incomplete for index in neighbours)
+    assert f"block {POISON}" in state.finished[32632, neighbours[0]].problems[0]
+
+
+def test_actors_that_die_while_loading_end_the_run_with_a_reason(ground: Ground) -> None:
+    with pytest.raises(ClusterError, match="died one after the other"):
+        ground.run(actor=Unloadable)
+
+
+def test_a_killed_reader_is_read_again(ground: Ground, expected: Any) -> None:
+    report = ground.run(read=read_and_die_once)
+    assert (report.finished, report.failed) == (4, [])
+    assert np.array_equal(ground.landcover(), expected)
+
+
+def test_a_block_that_cannot_be_read_is_told_with_its_own_reason(ground: Ground, expected: Any) -> None:
+    report = ground.run(read=read_or_refuse)
+    assert [(failure.key, failure.reason) for failure in report.failed] == [
+        ((0, POISON), "OSError: the disk is on fire")
+    ]
+    assert report.finished == 3
+    assert not ground.landcover()[ground.hole()].any()
+
+
+def test_lost_pieces_are_computed_again(ground: Ground, expected: Any) -> None:
+    report = ground.run(finish=finish_and_lose_once)
+    assert (report.finished, report.failed) == (4, [])
+    assert np.array_equal(ground.landcover(), expected)
