@@ -14,7 +14,7 @@ from pipeline.classify import INDEX_RULES
 from pipeline.explain import RegionExplanation, explain_map
 from pipeline.explanation_files import write_explanations
 from pipeline.journal import JournalState
-from pipeline.plan import Window, ZoneGrid, ZonePlan
+from pipeline.plan import ZonePlan
 from pipeline.progress import Progress, duration_text
 from pipeline.report import Accuracy, ReportContext, map_picture, write_report
 from pipeline.statistics import MapStatistics, ZoneLayers, map_statistics
@@ -46,15 +46,34 @@ class _ZoneMap:
 
 
 def publish_run(
-    prepared: Prepared, store: RunStore, progress: Progress, accuracy: Accuracy | None, *, seconds: float
+    prepared: Prepared,
+    store: RunStore,
+    progress: Progress,
+    accuracy: Accuracy | None,
+    *,
+    seconds: float,
+    created: dt.datetime | None = None,
 ) -> Publication:
-    """Writes every file of a run below its output folder, each atomically; the root catalog comes last.
+    """Writes every file of a run below its output folder, each atomically.
+
+    The report comes before the items, which list it as an asset only if it is there; the root catalog comes last, so a
+    reader that starts there finds only what is complete.
+
+    Args:
+        prepared: What was decided before the run.
+        store: Its finished blocks.
+        progress: Advanced with each file.
+        accuracy: Measured against a reference, for the report.
+        seconds: How long the run took so far.
+        created: Time that enters the catalog and the page (never a raster), UTC; default: now.
 
     Raises:
+        CogError: A raster cannot be written.
         OutputError: The folder cannot be written.
         StoreError: The store is damaged.
     """
     config, plan, legend = prepared.config, prepared.plan, prepared.legend
+    created = created or dt.datetime.now(dt.UTC)
     maps = [_zone_map(prepared, zone) for zone in plan.zones]
     progress.start("publishing", 3 * len(maps) + 3, "files")
     for place in maps:
@@ -68,9 +87,9 @@ def publish_run(
         _write_explanations(place, prepared, explanations)
         write_thumbnail(place.folder / "landcover.tif", place.folder / "thumbnail.png", legend, with_legend=True)
     state = store.state()
-    files = _write_catalog(maps, prepared, statistics, state)
+    report = _write_report(maps, prepared, statistics, explanations, state, accuracy, seconds, created)
     progress.advance()
-    report = _write_report(maps, prepared, statistics, explanations, state, accuracy, seconds)
+    files = _write_catalog(maps, prepared, statistics, state, created)
     progress.advance()
     outputs: dict[str, tuple[Path, ...]] = {
         "catalog": (files.catalog,),
@@ -123,25 +142,19 @@ def _write_rasters(place: _ZoneMap, prepared: Prepared, store: RunStore, progres
 
 def _zone_layers(zone: ZonePlan, prepared: Prepared, store: RunStore) -> ZoneLayers:
     epsg = zone.grid.epsg
-    windows = _lattice(zone.grid, prepared.config.tiling.block_px)
+    windows = tuple(block.window for block in zone.blocks)
     return ZoneLayers(zone.grid, windows, store.zone(epsg), prepared.region.zone_geometry(epsg))
-
-
-def _lattice(grid: ZoneGrid, size: int) -> tuple[Window, ...]:
-    return tuple(
-        Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
-        for row in range(0, grid.height, size)
-        for col in range(0, grid.width, size)
-    )
 
 
 def _write_explanations(place: _ZoneMap, prepared: Prepared, explanations: tuple[RegionExplanation, ...]) -> None:
     config, plan = prepared.config, prepared.plan
     epsg = place.zone.grid.epsg
-    here = [e for e in explanations if epsg in e.statistics.epsgs]
+    # A sub-region too small for a pixel belongs to no zone: it is told beside every map rather than left out.
+    here = [e for e in explanations if epsg in e.statistics.epsgs or not e.statistics.epsgs]
     header = {
         "run_id": plan.run_id,
         "name": config.name,
+        "item": place.item,
         "start": config.start.isoformat(),
         "end": config.end.isoformat(),
         "legend": prepared.legend.name,
@@ -152,10 +165,11 @@ def _write_explanations(place: _ZoneMap, prepared: Prepared, explanations: tuple
 
 
 def _write_catalog(
-    maps: list[_ZoneMap], prepared: Prepared, statistics: MapStatistics, state: JournalState
+    maps: list[_ZoneMap], prepared: Prepared, statistics: MapStatistics, state: JournalState, created: dt.datetime
 ) -> stac_catalog.CatalogFiles:
     config, plan, legend = prepared.config, prepared.plan, prepared.legend
-    collection, created = config.publish.collection_id, dt.datetime.now(dt.UTC)
+    collection = config.publish.collection_id
+    overall = statistics.overall if len(maps) == 1 else None  # of all zones together: no figure of one of several
     card = stac_model.ModelCard(
         name=_model_name(prepared),
         fingerprint=prepared.fingerprint,
@@ -182,11 +196,11 @@ def _write_catalog(
             software=plan.software,
             version=importlib.metadata.version("spex-landcover"),
             created=created,
-            lineage=_lineage(prepared),
+            lineage=_lineage(prepared, len(place.zone.scene_ids)),
             class_pixels=statistics.zone_pixels.get(epsg, {}),
-            observed_share=statistics.overall.observed_share,
-            mean_confidence=statistics.overall.mean_confidence,
-            missing_blocks=tuple(index for zone, index in state.failed if zone == epsg),
+            observed_share=overall.observed_share if overall else None,
+            mean_confidence=overall.mean_confidence if overall else None,
+            missing_blocks=_missing(state, place.zone),
             problems=_problems(state, epsg),
             skipped_scenes=prepared.search.skipped,
         )
@@ -210,8 +224,10 @@ def _write_report(
     state: JournalState,
     accuracy: Accuracy | None,
     seconds: float,
+    created: dt.datetime,
 ) -> Path:
     config, plan = prepared.config, prepared.plan
+    used = {scene_id for place in maps for scene_id in place.zone.scene_ids}
     areas = [(area.id, area.name, area.geometry) for area in prepared.region.subregions]
     pictures = tuple(
         map_picture(
@@ -231,18 +247,18 @@ def _write_report(
             run_id=plan.run_id,
             start=config.start,
             end=config.end,
-            created=dt.datetime.now(dt.UTC),
+            created=created,
             legend=prepared.legend,
             statistics=statistics,
             explanations=explanations,
             pictures=pictures,
-            scenes=plan.scenes,
+            scenes=tuple(scene for scene in plan.scenes if scene.id in used),
             software=plan.software,
             model=_model_name(prepared),
             items=tuple(place.folder.relative_to(config.output).as_posix() for place in maps),
             skipped_scenes=prepared.search.skipped,
-            problems=tuple(p for place in maps for p in _problems(state, place.zone.grid.epsg)),
-            missing_blocks=len(state.failed),
+            problems=tuple(dict.fromkeys(p for place in maps for p in _problems(state, place.zone.grid.epsg))),
+            missing_blocks=sum(len(_missing(state, place.zone)) for place in maps),
             accuracy=accuracy,
             figures={"Computed in": duration_text(seconds)},
         ),
@@ -254,14 +270,19 @@ def _model_name(prepared: Prepared) -> str:
     return Path(prepared.config.model.checkpoint).name
 
 
-def _lineage(prepared: Prepared) -> str:
-    config, scenes = prepared.config, prepared.plan.scenes
+def _lineage(prepared: Prepared, scenes: int) -> str:
+    config = prepared.config
     how = "median" if config.composite.method == "median" else "least cloudy first"
     return (
-        f"{len(scenes)} Sentinel-2 L2A scenes of {config.start} to {config.end} were masked by their scene "
+        f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by scene "
         f"classification and composited ({how}); {_model_name(prepared)} classified tiles of "
         f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px, merged by weights that sum to one."
     )
+
+
+def _missing(state: JournalState, zone: ZonePlan) -> tuple[int, ...]:
+    """Blocks that the journal does not call finished, ascending."""
+    return tuple(block.index for block in zone.blocks if (zone.grid.epsg, block.index) not in state.finished)
 
 
 def _problems(state: JournalState, epsg: int) -> tuple[str, ...]:
@@ -272,5 +293,5 @@ def _problems(state: JournalState, epsg: int) -> tuple[str, ...]:
             found.update(dict.fromkeys(record.problems))
     for (zone, index), failure in sorted(state.failed.items()):
         if zone == epsg:
-            found[f"block {index}: {failure.error}"] = None
+            found[f"block {index} of EPSG:{epsg}: {failure.error}"] = None
     return tuple(found)[:MAX_PROBLEMS]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pystac
@@ -12,13 +13,14 @@ import pytest
 import rasterio
 import shapely
 
-from pipeline.config import RunConfig
+from pipeline.catalog import SceneSearch
 from pipeline.journal import BlockFailed, BlockFinished
+from pipeline.mapping import Prepared
 from pipeline.planning import build_plan
-from pipeline.publication import Publication, publish_run
+from pipeline.progress import LogProgress
+from pipeline.publishing import Publication, publish_run
 from pipeline.region import Region
 from pipeline.report import Accuracy
-from pipeline.stac_model import ModelCard
 from pipeline.store import RunStore, run_folder
 from spex_core.legend import Legend
 from tests.pipeline.small_plans import random_layers, region_of, run_config, scene_over
@@ -27,12 +29,13 @@ from tests.stac_schemas import problems
 LEGEND = Legend.from_yaml()
 NOW = dt.datetime(2026, 6, 2, 8, 0, tzinfo=dt.UTC)
 TILING = {"tile_px": 64, "overlap_px": 16, "block_px": 64}
-CARD = ModelCard("index-rules", "rules:1", LEGEND, 64, "2.13.0", NOW)
 WEST, EAST = shapely.box(11.992, 46.0, 11.998, 46.01), shapely.box(11.998, 46.0, 12.006, 46.01)
 """The second area spans the zones 32 and 33."""
 
 
-def finished_run(output: Path, region: Region, *, fail_block: bool = False) -> tuple[RunStore, RunConfig]:
+def finished_run(
+    output: Path, region: Region, *, fail_block: bool = False, skipped: tuple[tuple[str, str], ...] = ()
+) -> tuple[Prepared, RunStore]:
     config = run_config(tiling=TILING, output=str(output))
     scenes = [scene_over("S2_1", shapely.box(11.9, 45.9, 12.1, 46.1), self_href="https://example.org/S2_1.json")]
     plan = build_plan(config, region, scenes, model_fingerprint="rules:1", legend=LEGEND)
@@ -47,20 +50,26 @@ def finished_run(output: Path, region: Region, *, fail_block: bool = False) -> t
                 layers, counts, indices = random_layers(rng, block.window.height, block.window.width)
                 digest = store.write_block(zone.grid.epsg, block, layers, counts, indices)
                 journal.append(BlockFinished(zone.grid.epsg, block.index, 0.1, 0.9, digest))
-    return store, config
+    return Prepared(config, region, LEGEND, SceneSearch(plan.scenes, skipped), "rules:1", plan), store
+
+
+def publish(prepared: Prepared, store: RunStore, accuracy: Accuracy | None = None) -> Publication:
+    return publish_run(prepared, store, LogProgress(), accuracy, seconds=1.0, created=NOW)
+
+
+def item_of(path: Path) -> dict[str, Any]:
+    item: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return item
 
 
 @pytest.fixture
 def published(tmp_path: Path) -> tuple[Path, Publication]:
-    region = region_of(WEST, EAST)
-    store, config = finished_run(tmp_path, region)
-    accuracy = Accuracy("a reference", 0.9, 0.7)
-    return tmp_path, publish_run(store, region, LEGEND, config, card=CARD, created=NOW, accuracy=lambda _: accuracy)
+    return tmp_path, publish(*finished_run(tmp_path, region_of(WEST, EAST)), Accuracy("a reference", 0.9, 0.7))
 
 
 def test_everything_promised_is_there_and_validates(published: tuple[Path, Publication]) -> None:
     output, publication = published
-    assert publication.complete
+    assert all(path.is_file() for paths in publication.outputs.values() for path in paths)
     found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file() and ".spex" not in p.parts}
     for epsg in (32632, 32633):
         item = f"test_2026-05-01_2026-05-31_{epsg}"
@@ -82,7 +91,7 @@ def test_everything_promised_is_there_and_validates(published: tuple[Path, Publi
 def test_numbers_agree_with_the_published_raster(published: tuple[Path, Publication]) -> None:
     _, publication = published
     counts = np.zeros(256, dtype=np.int64)
-    for path in publication.landcover:
+    for path in publication.outputs["landcover"]:
         with rasterio.open(path) as source:
             counts += np.bincount(source.read(1).ravel(), minlength=256)
     totals = {c.code: c.pixels for c in publication.statistics.overall.classes}
@@ -114,37 +123,58 @@ def test_the_catalog_leads_to_the_report_and_the_plan(published: tuple[Path, Pub
     ]  # fmt: skip
     assert len(items) == 2
     for item in items:
-        assert Path(str(item.assets["report"].get_absolute_href())).samefile(publication.report)
+        assert Path(str(item.assets["report"].get_absolute_href())).samefile(publication.outputs["report"][0])
         rels = {link.rel: link for link in item.links}
         assert Path(str(rels["processing-execution"].get_absolute_href())).name == "plan.json"
         assert [x.target for x in item.links if x.rel == "derived_from" and "example.org" in str(x.target)]
-    assert "90.0%" in publication.report.read_text(encoding="utf-8")
+    assert "90.0%" in publication.outputs["report"][0].read_text(encoding="utf-8")
 
 
 def test_a_missing_block_is_told_in_item_and_report(tmp_path: Path) -> None:
-    region = region_of(WEST)
-    store, config = finished_run(tmp_path, region, fail_block=True)
-    publication = publish_run(
-        store, region, LEGEND, config, card=CARD, created=NOW, skipped_scenes=[("S2_9", "no SCL")]
-    )
-    assert not publication.complete
-    assert publication.missing_blocks == 1
-    item = json.loads(publication.catalog.items[0].read_text(encoding="utf-8"))
+    prepared, store = finished_run(tmp_path, region_of(WEST), fail_block=True, skipped=(("S2_9", "no SCL"),))
+    publication = publish(prepared, store)
+    item = item_of(publication.outputs["items"][0])
     assert item["properties"]["spex:missing_blocks"] == [0]
     assert "worker died" in item["properties"]["spex:problem_messages"][0]
     assert item["properties"]["spex:observed_share"] < 1
-    html = publication.report.read_text(encoding="utf-8")
+    html = publication.outputs["report"][0].read_text(encoding="utf-8")
     assert "1 block is missing" in html
     assert "S2_9" in html
 
 
 def test_publishing_twice_gives_the_same_rasters_and_catalog(tmp_path: Path) -> None:
-    region = region_of(WEST, EAST)
-    store, config = finished_run(tmp_path, region)
+    prepared, store = finished_run(tmp_path, region_of(WEST, EAST))
     contents = []
     for _ in range(2):
-        publish_run(store, region, LEGEND, config, card=CARD, created=NOW)
+        publish(prepared, store)
         contents.append({str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and ".spex" not in p.parts})
     differing = [name for name in contents[0] if contents[0][name] != contents[1][name]]
     assert set(contents[0]) == set(contents[1])
     assert [name for name in differing if not name.endswith(".parquet")] == []
+
+
+def test_an_item_of_several_zones_does_not_carry_the_figures_of_all(published: tuple[Path, Publication]) -> None:
+    _, publication = published
+    for path in publication.outputs["items"]:
+        properties = item_of(path)["properties"]
+        assert "spex:observed_share" not in properties
+        assert "spex:mean_confidence" not in properties
+        assert properties["processing:lineage"].startswith("1 Sentinel-2 L2A scene of 2026-05-01 to 2026-05-31")
+
+
+def test_a_block_that_was_never_reached_is_missing_too(tmp_path: Path) -> None:
+    prepared, store = finished_run(tmp_path, region_of(WEST))
+    lines = store.journal_path.read_text(encoding="utf-8").splitlines(keepends=True)
+    store.journal_path.write_text("".join(lines[:-1]), encoding="utf-8")
+    publication = publish(prepared, store)
+    last = prepared.plan.zones[0].blocks[-1].index
+    assert item_of(publication.outputs["items"][0])["properties"]["spex:missing_blocks"] == [last]
+    assert "1 block is missing" in publication.outputs["report"][0].read_text(encoding="utf-8")
+
+
+def test_a_sub_region_without_a_pixel_is_told(tmp_path: Path) -> None:
+    speck = shapely.box(11.995, 46.005, 11.99501, 46.00501)  # a metre wide, between pixel centres
+    publication = publish(*finished_run(tmp_path, region_of(WEST, speck)))
+    document = json.loads(publication.outputs["explanations"][0].read_text(encoding="utf-8"))
+    assert [r["id"] for r in document["regions"]] == ["r0", "r1"]
+    assert document["regions"][1]["classes"] == []
