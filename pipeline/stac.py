@@ -116,7 +116,7 @@ def safe_id(text: str, what: str) -> str:
     Raises:
         OutputError: It could leave the output folder or break a link.
     """
-    if not _SAFE_ID.fullmatch(text) or ".." in text:
+    if not _SAFE_ID.fullmatch(text):  # starts with a letter or digit and has no slash: never ".."
         raise OutputError(f"{what} {text!r} cannot name a folder; use letters, digits, '.', '_' and '-'")
     return text
 
@@ -223,13 +223,19 @@ def _listed(value: Any) -> Any:
 
 
 def _footprint(geometry: BaseGeometry) -> BaseGeometry:
-    """A catalog's geometry is for searching: detailed coastlines are simplified until they are small."""
+    """A catalog's geometry is for searching: detailed coastlines are simplified until they are small.
+
+    Simplifying keeps every part, so a region of very many parts (fields, islands) becomes its convex hull instead.
+    """
     tolerance = 1e-5
     simple = geometry
-    while shapely.get_num_coordinates(simple) > _MAX_VERTICES:
+    while shapely.get_num_coordinates(simple) > _MAX_VERTICES and tolerance < 1.0:  # degrees
         simple = shapely.simplify(geometry, tolerance)
         tolerance *= 2
-    return geometry.envelope if simple.is_empty else simple
+    if shapely.get_num_coordinates(simple) > _MAX_VERTICES:
+        simple = geometry.convex_hull
+    too_detailed = shapely.get_num_coordinates(simple) > _MAX_VERTICES
+    return geometry.envelope if simple.is_empty or too_detailed else simple
 
 
 def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -194,6 +194,7 @@ def _map_collection(
     items = [item for _, item in members if item is not None]
     kept = _kept(existing)
     codes = sorted({str(i["properties"]["proj:code"]) for i in items if i["properties"].get("proj:code")})
+    pixel_sizes = sorted({float(i["properties"]["gsd"]) for i in items if i["properties"].get("gsd")}) or [resolution_m]
     landcover = {
         "title": "Land cover class",
         "type": COG_TYPE,
@@ -220,7 +221,7 @@ def _map_collection(
         "stac_version": STAC_VERSION,
         "stac_extensions": [EXTENSIONS[n] for n in ("classification", "projection", "raster")],
         "extent": _extent(items),
-        "summaries": {"constellation": ["sentinel-2"], "gsd": [resolution_m], "proj:code": codes},
+        "summaries": {"constellation": ["sentinel-2"], "gsd": pixel_sizes, "proj:code": codes},
         "item_assets": {
             "landcover": landcover,
             "confidence": {

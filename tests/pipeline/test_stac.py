@@ -266,3 +266,16 @@ def test_a_detailed_coast_is_simplified_for_the_catalog(tmp_path: Path) -> None:
     item = read(write(tmp_path, product(geometry=coast)).items[0])
     assert sum(len(ring) for ring in item["geometry"]["coordinates"]) <= 2000
     assert shapely.geometry.shape(item["geometry"]).area == pytest.approx(coast.area, rel=0.05)
+
+
+def test_a_region_of_very_many_parts_gets_a_small_footprint(tmp_path: Path) -> None:
+    fields = shapely.MultiPolygon([shapely.box(15 + i / 1e3, 46.9, 15.0005 + i / 1e3, 46.9005) for i in range(700)])
+    path = write(tmp_path, product(geometry=fields)).items[0]
+    footprint = shapely.geometry.shape(json.loads(path.read_text(encoding="utf-8"))["geometry"])
+    assert shapely.get_num_coordinates(footprint) <= 2000
+    assert footprint.area >= fields.area
+    assert footprint.intersects(fields)
+
+
+def test_a_run_name_with_two_dots_has_a_folder(tmp_path: Path) -> None:
+    assert write(tmp_path, product("valley..north")).items[0].is_file()
