@@ -208,7 +208,7 @@ def _svg_path(geometry: BaseGeometry, grid: ZoneGrid, scale_x: float, scale_y: f
     rings = [
         ring
         for part in shapely.get_parts(seen)
-        if part.geom_type == "Polygon"
+        if part.geom_type == "Polygon" and not part.is_empty
         for ring in (part.exterior, *part.interiors)
     ]
     return "".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in ring.coords[:-1]) + "Z" for ring in rings)

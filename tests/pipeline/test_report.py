@@ -162,3 +162,9 @@ def test_a_map_without_a_single_pixel_still_has_a_page(tmp_path: Path) -> None:
     html = render_report(context(tmp_path, statistics=statistics, explanations=explain_map(statistics, LEGEND)))
     assert "No pixel could be mapped" in html
     assert "could not be mapped" in html
+
+
+def test_an_area_of_another_zone_has_no_outline_on_the_picture(tmp_path: Path) -> None:
+    landcover = write_map(tmp_path / "landcover.tif", np.full((40, 60), 40, dtype=np.uint8))
+    picture = map_picture(landcover, GRID, LEGEND, [("r9", "Far away", shapely.box(60, 46, 61, 47))])
+    assert picture.outlines == ()
