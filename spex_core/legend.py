@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ class LegendClass:
     """One land-cover class."""
 
     code: int
-    """Value in the map raster, 1..255."""
+    """Value in the map raster, 0..255, and not the legend's nodata."""
     name: str
     """Name shown to people, e.g. ``"Built-up"``."""
     noun: str
@@ -62,6 +63,8 @@ class Legend:
     def __post_init__(self) -> None:
         if not self.classes:
             raise LegendError(f"legend {self.name!r} has no classes; list at least one under 'classes'")
+        if not 0 <= self.nodata <= 255:
+            raise LegendError(f"legend {self.name!r}: nodata {self.nodata} must be 0..255, because maps are uint8")
         for field, values in (
             ("code", [str(c.code) for c in self.classes]),
             ("name", [c.name for c in self.classes]),
@@ -75,6 +78,8 @@ class Legend:
                 raise LegendError(
                     f"legend {self.name!r}, class {c.name!r}: code {c.code} must be 0..255 and not nodata {self.nodata}"
                 )
+            if not c.name.strip() or not c.noun.strip():
+                raise LegendError(f"legend {self.name!r}, code {c.code}: 'name' and 'noun' must not be empty")
             if not _COLOR.fullmatch(c.color):
                 raise LegendError(f"legend {self.name!r}, class {c.name!r}: color {c.color!r} is not '#rrggbb'")
 
@@ -129,6 +134,9 @@ class Legend:
         """
         if not isinstance(data, dict) or not isinstance(data.get("classes"), list):
             raise LegendError(f"{source}: a legend is a mapping with 'name' and a list 'classes'")
+        nodata = data.get("nodata", 0)
+        if isinstance(nodata, bool) or not isinstance(nodata, int):
+            raise LegendError(f"{source}: nodata {nodata!r} is not an integer")
         classes = []
         for position, entry in enumerate(data["classes"]):
             where = f"{source}: class {position + 1}"
@@ -139,6 +147,9 @@ class Legend:
                 raise LegendError(f"{where} lacks {', '.join(missing)}")
             if isinstance(entry["code"], bool) or not isinstance(entry["code"], int):
                 raise LegendError(f"{where}: code {entry['code']!r} is not an integer")
+            prior = entry.get("prior") or []
+            if not isinstance(prior, list):
+                raise LegendError(f"{where}: prior {prior!r} is not a list of [index, low, high]")
             name = str(entry["name"])
             classes.append(
                 LegendClass(
@@ -146,11 +157,11 @@ class Legend:
                     name=name,
                     noun=str(entry.get("noun", name.lower())),
                     color=str(entry["color"]),
-                    prior=tuple(_condition(p, where) for p in entry.get("prior") or ()),
+                    prior=tuple(_condition(p, where) for p in prior),
                 )
             )
         name = str(data.get("name", source))
-        return cls(name, str(data.get("title", name)), tuple(classes), int(data.get("nodata", 0)))
+        return cls(name, str(data.get("title", name)), tuple(classes), nodata)
 
     @classmethod
     def from_yaml(cls, source: str | Path = DEFAULT_LEGEND) -> Legend:
@@ -163,7 +174,7 @@ class Legend:
         try:
             is_built_in = "/" not in str(source) and "\\" not in str(source) and built_in.is_file()
             text = (built_in if is_built_in else Path(source)).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that cannot be a path
             known = ", ".join(sorted(p.name[:-5] for p in (resources.files("spex_core") / "legends").iterdir()))
             raise LegendError(f"legend {str(source)!r} is neither a readable file nor built in ({known})") from error
         try:
@@ -180,4 +191,6 @@ def _condition(entry: Any, where: str) -> IndexCondition:
         low, high = (None if v is None else float(v) for v in entry[1:])
     except (TypeError, ValueError) as error:
         raise LegendError(f"{where}: prior {entry!r} has bounds that are not numbers") from error
+    if any(v is not None and not math.isfinite(v) for v in (low, high)):
+        raise LegendError(f"{where}: prior {entry!r} has a bound that is not finite; write null for an open side")
     return IndexCondition(str(entry[0]), low, high)

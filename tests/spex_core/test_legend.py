@@ -46,6 +46,11 @@ def test_the_fingerprint_changes_with_any_class(tmp_path: Path) -> None:
         (("name: Land", "name: Water"), "repeats name Water"),
         (("code: 2", "code: 0"), "code 0 must be"),
         (("code: 2", "code: 300"), "code 300 must be"),
+        (("name: two", "name: two\nnodata: 300"), "nodata 300 must be"),
+        (("name: two", "name: two\nnodata: none"), "nodata 'none' is not an integer"),
+        (("name: Land", "name: ''"), "code 2: 'name' and 'noun' must not be empty"),
+        (("'#00ff00'}", "'#00ff00', prior: 5}"), "class 2: prior 5 is not a list"),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, .nan, 1]]}"), "bound that is not finite"),
         (("code: 2", "code: two"), "class 2: code 'two' is not an integer"),
         (("'#00ff00'", "green"), "color 'green' is not '#rrggbb'"),
         (("name: Land, ", ""), "class 2 lacks name"),
@@ -66,3 +71,10 @@ def test_a_malformed_legend_is_refused_with_the_place(tmp_path: Path, change: tu
 def test_an_unknown_legend_names_the_built_in_ones() -> None:
     with pytest.raises(LegendError, match="worldcover9"):
         Legend.from_yaml("worldcover10")
+
+
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "legend.yaml"
+    path.write_bytes(GOOD.replace("Land", "Wüste").encode("latin-1"))
+    with pytest.raises(LegendError, match="neither a readable file"):
+        Legend.from_yaml(path)
