@@ -90,7 +90,8 @@ def augment(
 
     def place(array: FloatArray) -> FloatArray:
         array = np.rot90(array[..., row : row + crop_px, col : col + crop_px], turns, axes=(-2, -1))
-        return np.ascontiguousarray(array[..., ::-1] if flip else array, dtype=np.float32)
+        # A copy, always: the hole below is cut into it, and must not stay in the source.
+        return np.array(array[..., ::-1] if flip else array, dtype=np.float32, order="C")
 
     reflectance, target, weight = place(reflectance), place(target), place(weight)
     gain = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, (10, 1, 1))).astype(np.float32)

@@ -94,3 +94,12 @@ def test_augmentation_moves_pixels_and_labels_together(tiles: torch.Tensor, lege
         vegetated = pixels[6] > 0.15
         labelled = weight > 0
         assert (vegetated == (target[legend.codes.index(10)] > 0.5))[labelled].mean() > 0.99
+
+
+def test_augmentation_leaves_the_source_alone() -> None:
+    rng = np.random.default_rng(0)
+    chip = (np.full((10, 32, 32), 0.2, np.float32), np.ones((1, 32, 32), np.float32), np.ones((32, 32), np.float32))
+    for _ in range(200):
+        augment(chip, 32, rng)
+    assert chip[2].all()
+    assert np.all(chip[0] == np.float32(0.2))
