@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 import shutil
 import time
@@ -17,6 +18,7 @@ import yaml
 from pipeline.assessment import Assessment, assess
 from pipeline.atomic_files import write_json, write_text
 from pipeline.config import RunConfig
+from pipeline.errors import OutputError
 from pipeline.mapping import Prepared, map_region, zone_contexts
 from pipeline.memory import PeakMemory
 from pipeline.progress import Progress
@@ -97,7 +99,7 @@ def demo(
         spec = dataclasses.replace(spec, world=dataclasses.replace(spec.world, seed=seed))
     data = _run_settings(spec, actors, checkpoint, settings or {})
     with PeakMemory() as peak:
-        archive = _archive(output / "archive", spec, progress)
+        archive = simulated_archive(output / "archive", spec, progress)
         run_file = output / RUN_FILE
         write_text(run_file, _RUN_FILE_HEAD.format(name=run_file.name) + yaml.safe_dump(data, sort_keys=False))
         measured: list[tuple[Assessment, Assessment]] = []
@@ -132,13 +134,27 @@ def _run_settings(
     if actors is not None:
         data["compute"] = {"actors": actors}
     if checkpoint is not None:
-        data["model"] = {"checkpoint": checkpoint}
+        # A folder is meant from where the command was given, not from where the run file lies.
+        folder = Path(checkpoint)
+        data["model"] = {"checkpoint": str(folder.resolve()) if folder.is_dir() else checkpoint}
     return {**data, **settings}
 
 
-def _archive(folder: Path, spec: ArchiveSpec, progress: Progress) -> Path:
-    """The archive, made once per specification; a half-made one never has the final name."""
-    stamp = {"spec": repr(spec)}
+def simulated_archive(folder: Path, spec: ArchiveSpec, progress: Progress) -> Path:
+    """Writes an archive unless the folder holds it already; a half-made one never has the final name.
+
+    Args:
+        folder: Its place; an archive of another specification there is replaced, anything else is not touched.
+        spec: What it holds.
+        progress: Where progress is told.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    stamp = {"spec": repr(spec), "version": importlib.metadata.version("spex-landcover")}
     with contextlib.suppress(OSError, ValueError):
         if json.loads((folder / STAMP).read_text(encoding="utf-8")) == stamp:
             progress.say(f"using the simulated archive in {folder}")
@@ -149,9 +165,12 @@ def _archive(folder: Path, spec: ArchiveSpec, progress: Progress) -> Path:
     shutil.rmtree(draft, ignore_errors=True)
     write_archive(draft, spec, str(folder))
     write_json(draft / STAMP, stamp)
-    if (folder / STAMP).is_file():  # an archive of another demo; anything else there is not ours to remove
-        shutil.rmtree(folder)
-    draft.rename(folder)
+    try:
+        if (folder / STAMP).is_file():  # an archive of another demo; anything else there is not ours to remove
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be written: {error.strerror}; give another --output") from error
     return folder
 
 
