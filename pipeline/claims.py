@@ -115,7 +115,16 @@ def check_sentence(
         legend: Gives the class names and nouns to look for.
         overall: Statistics of the whole map, for comparisons.
     """
-    return _Sentence(sentence.removeprefix(region.name), region, legend, overall).claims()
+    return _Sentence(_without_name(sentence, region.name, legend), region, legend, overall).claims()
+
+
+def _without_name(sentence: str, name: str, legend: Legend) -> str:
+    """The sentence without the region's name at its start, unless the word there is a class or part of another word."""
+    rest = sentence.removeprefix(name)
+    if rest == sentence or rest.startswith(" ("):  # "Mill Lake (12 ha) is ...": how every paragraph opens
+        return rest
+    is_class = any(m.start == 0 and m.end >= len(name) for m in _mentions(sentence, legend))
+    return sentence if is_class or re.match(r"\w", rest) else rest
 
 
 class _Sentence:

@@ -130,10 +130,11 @@ def _significant(value: float) -> float:
 
 def _sentences(region: RegionStatistics, legend: Legend, overall: RegionStatistics | None) -> Iterator[str]:
     if not region.area_ha:
-        yield f"{region.name} lies outside the mapped area."
+        yield f"{region.name} lies outside the mapped area, or between the centres of its pixels."
         return
     if not region.classes:
-        yield f"{region.name} ({format_area(region.area_ha)}) could not be mapped: no usable observation in the period."
+        opening = f"{region.name} ({format_area(region.area_ha)})"
+        yield f"{opening} could not be mapped: no usable observation reached the map."  # clouds, gaps or failed blocks
         return
     words = {c.code: _Words.of(c.name) for c in legend}
     nouns = {c.code: c.noun for c in legend}

@@ -166,10 +166,12 @@ def test_words_of_the_model_that_the_map_does_not_support_are_dropped(sentence: 
 def test_an_unmapped_region_says_so() -> None:
     empty = RegionStatistics("c", "Cloudy", {}, (32633,), 123.4, 0.0, 0.0, 0.0, 0.0, ())
     assert explain_region(empty, LEGEND).text == (
-        "Cloudy (123 ha) could not be mapped: no usable observation in the period."
+        "Cloudy (123 ha) could not be mapped: no usable observation reached the map."
     )
     far = RegionStatistics("f", "Far", {}, (), 0.0, 0.0, 0.0, 0.0, 0.0, ())
-    assert explain_region(far, LEGEND).text == "Far lies outside the mapped area."
+    assert explain_region(far, LEGEND).text == (
+        "Far lies outside the mapped area, or between the centres of its pixels."
+    )
 
 
 def test_a_poorly_observed_doubtful_region_carries_both_caveats() -> None:
@@ -223,3 +225,11 @@ def test_markdown_is_the_same_for_the_same_numbers() -> None:
     explanations = explain_map(MapStatistics((VALLEY, VALLEY), VALLEY, {}), LEGEND)
     assert explanations_markdown(explanations, "A") == explanations_markdown(explanations, "A")
     assert explanations_markdown(explanations, "A").count("## Upper valley") == 2
+
+
+@pytest.mark.parametrize("name", ["C", "Crop", "Cropland", "Cropland (old)", "12 % grassland", "Trees"])
+def test_a_region_that_is_called_like_a_class_keeps_its_true_sentences(name: str) -> None:
+    region = of_region(*VALLEY.classes, name=name)
+    explanation = explain_region(region, LEGEND)
+    assert explanation.dropped == ()
+    assert len(explanation.sentences) == len(explain_region(VALLEY, LEGEND).sentences)
