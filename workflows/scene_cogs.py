@@ -245,7 +245,7 @@ def _footprint(scene: SceneFile, path: Path) -> dict[str, Any]:
             )
         ]
         pixel = abs(band.transform.a) * step
-        # Closed and opened by two pixels of the mask: small holes and stray pixels are not worth a vertex each.
+        # Grown and shrunk by two pixels of the mask: small holes and gaps are not worth a vertex each.
         outline = shapely.union_all(pieces).buffer(2 * pixel).buffer(-2 * pixel).simplify(pixel)
         lonlat = shapely.geometry.shape(transform_geom(band.crs, "EPSG:4326", shapely.geometry.mapping(outline)))
     geometry: dict[str, Any] = json.loads(shapely.to_geojson(shapely.set_precision(lonlat, 1e-6)))
