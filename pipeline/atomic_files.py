@@ -28,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+            _flush(temporary)  # renamed before its content is on disk, a power cut would leave an empty file
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -54,6 +55,14 @@ def write_json(path: Path, data: Any) -> None:
         OutputError: The folder cannot be written.
     """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -14,6 +14,8 @@ from spex_core.indices import INDEX_LABELS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]#+|<>~])")  # parentheses are harmless once brackets are escaped
 
+_LIST_MARK = re.compile(r"^(\d*)([-.)])(?= )")  # "1. North" would become an item of a list
+
 
 def explanations_document(
     explanations: Sequence[RegionExplanation], header: Mapping[str, Any] | None = None
@@ -107,4 +109,4 @@ def _claim(claim: Claim) -> dict[str, Any]:
 
 def _escaped(text: str) -> str:
     """Names come from outside: no markup, no line breaks."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))
+    return _LIST_MARK.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\1", " ".join(text.split())))

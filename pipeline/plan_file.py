@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic_files import replacing
+from pipeline.atomic_files import write_text
 from pipeline.errors import StoreError
 from pipeline.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.scene import Scene
@@ -23,10 +22,7 @@ def write_plan(plan: MapPlan, path: str | Path) -> None:
         OutputError: The file cannot be written.
     """
     text = json.dumps(_plan_to_dict(plan), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
-    with replacing(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(Path(path), text)
 
 
 def read_plan(path: str | Path) -> MapPlan:

@@ -233,3 +233,11 @@ def test_a_region_that_is_called_like_a_class_keeps_its_true_sentences(name: str
     explanation = explain_region(region, LEGEND)
     assert explanation.dropped == ()
     assert len(explanation.sentences) == len(explain_region(VALLEY, LEGEND).sentences)
+
+
+@pytest.mark.parametrize(("name", "line"), [("1. North", "1\\. North"), ("- Isle", "\\- Isle"), ("12 Oaks", "12 Oaks")])
+def test_a_name_does_not_start_a_list(name: str, line: str) -> None:
+    region = of_region(*VALLEY.classes, name=name)
+    lines = explanations_markdown(explain_map(MapStatistics((region,), region, {}), LEGEND), "A").splitlines()
+    assert f"## {line}" in lines
+    assert any(text.startswith(f"{line} (") for text in lines)
