@@ -70,7 +70,8 @@ class PlanSummary:
     blocks: int
     tiles: int
     bytes_to_read: int
-    """Decoded bytes of all bands and the SCL over all read windows and scenes."""
+    """Decoded bytes of all bands and the SCL over all read windows; of the scenes there, at most
+    ``composite.max_observations`` (more masks are read where clouds persist)."""
     compressed_bytes_to_read: int
     """The same on the wire."""
     peak_memory_bytes: int
