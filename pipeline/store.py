@@ -13,6 +13,7 @@ line, written after all its chunks, which carries the sha256 of what they hold.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Mapping
@@ -151,7 +152,7 @@ class RunStore:
         Raises:
             StoreError: Not a run folder, of another plan, or damaged.
         """
-        store = cls(folder, read_plan(Path(folder) / "plan.json") if plan is None else plan)
+        store = cls(folder, _known_plan(Path(folder) / "plan.json") if plan is None else plan)
         store._check_structure()
         return store
 
@@ -334,6 +335,20 @@ def _create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> No
             compressors=ZstdCodec(level=_ZSTD_LEVEL, checksum=True),
             dimension_names=layer.dimensions,
         )
+
+
+def _known_plan(path: Path) -> MapPlan:
+    """The plan of a folder, parsed once per process: a worker opens its store for every block it finishes."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StoreError(f"plan {path} cannot be read: {error}") from error
+    return _parsed_plan(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed_plan(path: Path, version: tuple[int, int, int]) -> MapPlan:
+    return read_plan(path)
 
 
 def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:

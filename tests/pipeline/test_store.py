@@ -315,3 +315,12 @@ def test_a_writer_killed_at_any_moment_leaves_only_whole_chunks(tmp_path: Path, 
     for layer in LAYERS:
         store.zone(EPSG).read(layer)  # every chunk carries a checksum
     assert store.finished_blocks() == {}, "nothing was journalled, so nothing counts"
+
+
+def test_the_plan_is_parsed_once_until_its_file_changes(tmp_path: Path, plan: MapPlan) -> None:
+    RunStore.create(tmp_path, plan, LEGEND)
+    first = RunStore.open(tmp_path).plan
+    assert RunStore.open(tmp_path).plan is first
+    (tmp_path / "plan.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match="not JSON"):
+        RunStore.open(tmp_path)
