@@ -6,6 +6,8 @@ input and output overlap with the forward passes of the same core.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -23,6 +25,7 @@ from pipeline.errors import ClusterError
 ACTOR_CPUS_PER_THREAD = 0.5
 TASK_CPUS = 0.25
 TEMP_PREFIX = "spex-ray-"
+LOCK = "driver.lock"
 
 
 @dataclass(frozen=True)
@@ -90,21 +93,43 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
         yield _describe(ray, compute, local=False)
         return
     environment = worker_environment(compute.threads_per_actor)
-    temp_dir: str | None = None
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
         if compute.address is not None:
             _join(ray, compute.address, environment)
         else:
-            # Sockets live in this folder and a socket path may be 107 bytes long at most: keep it short.
-            short = "/tmp" if os.path.isdir("/tmp") else None
-            temp_dir = tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=short)
-            _start(ray, compute, environment, temp_dir)
+            folder = stack.enter_context(session_folder())
+            stack.callback(ray.shutdown)  # before the folder goes
+            _start(ray, compute, environment, str(folder))
         yield _describe(ray, compute, local=compute.address is None)
-    finally:
-        if ray.is_initialized():
-            ray.shutdown()
-        if temp_dir is not None:
-            shutil.rmtree(temp_dir, ignore_errors=True)
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A folder for the sockets, logs and spilled objects of a local Ray, removed at the end.
+
+    Folders of drivers that were killed are removed as well: each holds a lock for as long as its driver lives.
+    """
+    # A socket path may be 107 bytes long at most: the usual TMPDIR of a job scheduler would not fit.
+    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    for old in parent.glob(f"{TEMP_PREFIX}*"):
+        with contextlib.suppress(OSError), _locked(old / LOCK):  # a folder of another user, or in use, is left alone
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
+    (folder / LOCK).touch()
+    with _locked(folder / LOCK):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the kernel drops when the process dies; never waits. OSError where it cannot be had."""
+    with path.open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
 
 
 def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_dir: str) -> None:
@@ -115,9 +140,13 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_d
     # Workers start in Ray's own folder: the package must be found there too when it is run from a clone.
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    if not os.access(Path.home(), os.W_OK) and "RAY_AUTH_MODE" not in os.environ:
+        # Ray keeps the token of a local cluster in the home folder and fails without one; loopback must do then.
+        os.environ["RAY_AUTH_MODE"] = "disabled"
     try:
         ray.init(
             address="local",
+            _node_ip_address="127.0.0.1",  # not to be reached from other machines
             num_cpus=cpus,
             include_dashboard=False,
             object_store_memory=compute.object_store_mb * 2**20,
