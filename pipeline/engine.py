@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.classify import BlockClassifier, ClassifierSettings, ClassifyReport
 from pipeline.cluster import TASK_CPUS, Cluster, actor_resources
@@ -23,9 +23,11 @@ from pipeline.config import RunConfig
 from pipeline.errors import ClusterError
 from pipeline.journal import BlockFailed, BlockFinished, JournalWriter
 from pipeline.memory import ProcessMemory
-from pipeline.plan import Block, MapPlan
+from pipeline.plan import MapPlan
 from pipeline.progress import Progress
+from pipeline.ray_errors import is_lost_object, one_line, plain_error
 from pipeline.tasks import BlockReport, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.worklist import Key, Work, block_order, open_work
 from spex_core.errors import SpexError
 from spex_core.legend import Legend
 
@@ -33,15 +35,10 @@ logger = logging.getLogger(__name__)
 
 CALLS_PER_ACTOR = 2
 """One running, one waiting: an actor never idles between blocks, and little is lost when it dies."""
-MAX_REASON = 500
-"""Longest reason of a failure that is kept, characters."""
 CALLS_PER_WORKER = 256
 """Blocks that one reader or finisher process handles before another takes its place."""
 ACTOR_PATIENCE_S = 1800.0
 """How long a run waits for a cluster to give it its first actor (autoscalers boot machines)."""
-
-Key = tuple[int, int]
-"""(zone position in the plan, block index in the zone)."""
 
 
 @dataclass(frozen=True)
@@ -76,35 +73,6 @@ class _Actor:
     """The block it was working on when it died."""
 
 
-@dataclass
-class _Work:
-    """One block on its way."""
-
-    key: Key
-    block: Block
-    targets: tuple[int, ...]
-    """Blocks that its tiles touch."""
-    wanted: bool
-    """It is to be written (False: only its neighbours need its tiles)."""
-    attempts: int = 0
-    state: Literal["open", "classified", "failed"] = "open"
-    """``classified``: its pieces are there; ``failed``: they never will be."""
-    pixels: Any = None
-    """Reference of the reflectance, between reading and classifying."""
-    layers: Any = None
-    """Reference of index layers and counts, between reading and finishing."""
-    problems: tuple[str, ...] = ()
-    incomplete: bool = False
-    """Some scene could not be read here."""
-    begun: float = 0.0
-    """Start of the latest reading, monotonic seconds."""
-    pieces: dict[int, Any] = field(default_factory=dict)
-    """Target block → reference of its piece; empty for a block without any measurement."""
-    finishing: bool = False
-    done: bool = False
-    """Written, or given up."""
-
-
 class Engine:
     """One run over one plan. Use :func:`run_blocks`."""
 
@@ -125,8 +93,8 @@ class Engine:
         self._plan, self._config, self._legend, self._cluster = plan, config, legend, cluster
         self._journal, self._progress = journal, progress
         self._report = EngineReport()
-        self._work = _open_work(plan, finished)
-        self._waiting: deque[Key] = deque(key for key in _order(plan) if key in self._work)
+        self._work = open_work(plan, finished)
+        self._waiting: deque[Key] = deque(key for key in block_order(plan) if key in self._work)
         self._readable: deque[Key] = deque()
         """Read, not yet sent to an actor."""
         self._open = sum(work.wanted for work in self._work.values())
@@ -208,7 +176,7 @@ class Engine:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def _start_reading(self, work: _Work) -> None:
+    def _start_reading(self, work: Work) -> None:
         self._reading += 1
         self._in_flight += 1
         work.begun = time.monotonic()
@@ -245,7 +213,7 @@ class Engine:
                 self._ray.get(reference)
                 actor.loading = None
             except self._ray.exceptions.RayTaskError as error:
-                raise _plain(error) from None  # the model itself cannot be loaded: no other actor will do better
+                raise plain_error(error) from None  # the model itself cannot be loaded: no other actor will do better
             except self._ray.exceptions.RayError as error:
                 self._replace(actor, error)
 
@@ -258,9 +226,9 @@ class Engine:
         self._actors.remove(actor)
         self._ray.kill(actor.handle)  # it may only be out of reach: no block is classified twice at a time
         self._deaths += 1
-        logger.warning("a model actor died (%s); starting another", _one_line(error))
+        logger.warning("a model actor died (%s); starting another", one_line(error))
         if self._deaths > self._config.compute.attempts * self._cluster.actors + 2:
-            raise ClusterError(f"{self._deaths} model actors died one after the other; the last: {_one_line(error)}")
+            raise ClusterError(f"{self._deaths} model actors died one after the other; the last: {one_line(error)}")
         self._hire()
 
     def _send_to_actors(self) -> None:
@@ -270,7 +238,7 @@ class Engine:
                 return
             self._classify(min(ready, key=lambda a: len(a.calls)), self._work[self._readable.popleft()])
 
-    def _classify(self, actor: _Actor, work: _Work) -> None:
+    def _classify(self, actor: _Actor, work: Work) -> None:
         actor.calls.append(work.key)
         zone = work.key[0]
         method = actor.handle.classify.options(num_returns=len(work.targets) + 1)
@@ -292,14 +260,14 @@ class Engine:
             else:
                 self._note_memory(report.memory)
                 for note in report.notes:
-                    logger.warning("%s: %s", _title(work), note)
+                    logger.warning("%s: %s", work.title, note)
                 work.problems += report.notes
                 work.pixels = None
                 self._classified(work, dict(zip(work.targets, pieces, strict=True)))
 
         self._watch(last, answered)
 
-    def _classified(self, work: _Work, pieces: dict[int, Any]) -> None:
+    def _classified(self, work: Work, pieces: dict[int, Any]) -> None:
         work.state = "classified"
         self._deaths = 0
         zone = work.key[0]
@@ -322,7 +290,7 @@ class Engine:
             if all(need.state in ("classified", "failed") for need in needs):
                 self._start_finishing(work, needs)
 
-    def _start_finishing(self, work: _Work, needs: list[_Work]) -> None:
+    def _start_finishing(self, work: Work, needs: list[Work]) -> None:
         work.finishing = True
         self._finishing += 1
         index = work.key[1]
@@ -361,8 +329,8 @@ class Engine:
 
         self._watch(answer, answered)
 
-    def _after_failed_finish(self, work: _Work, needs: list[_Work], error: Exception) -> None:
-        if _is_lost_object(self._ray, error):
+    def _after_failed_finish(self, work: Work, needs: list[Work], error: Exception) -> None:
+        if is_lost_object(error):
             # The machine that held a piece is gone. Which one is not told: all of them are computed again.
             for need in needs:
                 if need is not work and need.state == "classified":
@@ -372,14 +340,14 @@ class Engine:
             return
         work.attempts += 1
         if work.attempts < self._config.compute.attempts:
-            logger.warning("writing %s failed (%s); trying again", _title(work), _one_line(error))
+            logger.warning("writing %s failed (%s); trying again", work.title, one_line(error))
             self._start_finishing(work, needs)
         else:
             self._give_up(work, error)
 
     # -- failures ---------------------------------------------------------------------------------------------------
 
-    def _again(self, work: _Work, error: Exception, *, counts: bool = True) -> None:
+    def _again(self, work: Work, error: Exception, *, counts: bool = True) -> None:
         """Puts a block back to its start, or gives it up."""
         work.attempts += counts
         work.pixels, work.layers, work.pieces = None, None, {}
@@ -388,15 +356,15 @@ class Engine:
             self._give_up(work, error)
             return
         if counts:
-            logger.warning("%s failed (%s); trying again", _title(work), _one_line(error))
+            logger.warning("%s failed (%s); trying again", work.title, one_line(error))
         work.state = "open"
         self._waiting.appendleft(work.key)
 
-    def _give_up(self, work: _Work, error: Exception) -> None:
+    def _give_up(self, work: Work, error: Exception) -> None:
         """Records a block as missing. Its pieces, if it has any, still serve its neighbours."""
         self._deaths = 0
-        reason = _one_line(error)
-        logger.error("%s is given up after %d attempts: %s", _title(work), work.attempts, reason)
+        reason = one_line(error)
+        logger.error("%s is given up after %d attempts: %s", work.title, work.attempts, reason)
         if work.wanted and not work.done:
             self._close(work)
             self._report.failed.append(FailedBlock(work.key, reason))
@@ -404,10 +372,10 @@ class Engine:
             self._progress.advance()
         self._finish_where_possible(work.key[0], work.targets)
 
-    def _epsg(self, work: _Work) -> int:
+    def _epsg(self, work: Work) -> int:
         return self._plan.zones[work.key[0]].grid.epsg
 
-    def _close(self, work: _Work) -> None:
+    def _close(self, work: Work) -> None:
         work.done = True
         work.layers = None
         self._open -= 1
@@ -439,62 +407,3 @@ def run_blocks(
 ) -> EngineReport:
     """Computes every block of ``plan`` that is not in ``finished``; see :class:`Engine`."""
     return Engine(plan, config, legend, contexts, cluster, journal, progress, finished).run()
-
-
-def _open_work(plan: MapPlan, finished: frozenset[Key]) -> dict[Key, _Work]:
-    """The blocks to compute: those not finished, and those whose tiles they need."""
-    work: dict[Key, _Work] = {}
-    for position, zone in enumerate(plan.zones):
-        blocks = {block.index: block for block in zone.blocks}
-        targets: dict[int, list[int]] = {index: [] for index in blocks}
-        for block in zone.blocks:
-            for need in block.needs:
-                targets[need].append(block.index)
-        wanted = {index for index in blocks if (position, index) not in finished}
-        helpers = {need for index in wanted for need in blocks[index].needs}
-        for index in sorted(wanted | helpers):
-            key = (position, index)
-            work[key] = _Work(key, blocks[index], tuple(sorted(targets[index])), index in wanted)
-    return work
-
-
-def _order(plan: MapPlan) -> list[Key]:
-    """Blocks along the shorter side of each zone: the front of half-finished blocks, hence memory, stays short."""
-    order: list[Key] = []
-    for position, zone in enumerate(plan.zones):
-        by_rows = zone.grid.width <= zone.grid.height
-
-        def place(block: Block, by_rows: bool = by_rows) -> tuple[int, int]:
-            window = block.window
-            return (window.row, window.col) if by_rows else (window.col, window.row)
-
-        order += [(position, block.index) for block in sorted(zone.blocks, key=place)]
-    return order
-
-
-def _is_lost_object(ray: Any, error: Exception) -> bool:
-    lost = (ray.exceptions.ObjectLostError, ray.exceptions.OwnerDiedError, ray.exceptions.ObjectFetchTimedOutError)
-    return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
-
-
-def _plain(error: Exception) -> Exception:
-    """The application's own error inside Ray's wrapper."""
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, SpexError) else SpexError(_one_line(error))
-
-
-def _one_line(error: Exception) -> str:
-    """The error's own message, without Ray's remote traceback."""
-    cause = getattr(error, "cause", None)
-    inner = cause if isinstance(cause, Exception) else error
-    lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
-    text = lines[-1] if len(lines) > 3 else " ".join(lines)
-    if type(inner).__module__.startswith("ray."):
-        text = text.split(". ")[0]  # the rest is advice to administrators
-    text = text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-    return f"{type(inner).__name__}: {text}" if text else type(inner).__name__
-
-
-def _title(work: _Work) -> str:
-    window = work.block.window
-    return f"block {work.key[1]} of zone {work.key[0] + 1} (row {window.row}, column {window.col})"

@@ -6,10 +6,11 @@ import pytest
 
 from pipeline.cluster import actor_resources, default_actors, worker_environment
 from pipeline.config import ComputeConfig, TilingConfig
-from pipeline.engine import _one_line, _open_work, _order
 from pipeline.errors import ClusterError, ReadError
 from pipeline.plan import MapPlan, ZoneGrid, ZonePlan
 from pipeline.planning import plan_blocks
+from pipeline.ray_errors import one_line
+from pipeline.worklist import block_order, open_work
 
 
 def plan_of(*shapes: tuple[int, int]) -> MapPlan:
@@ -21,27 +22,27 @@ def plan_of(*shapes: tuple[int, int]) -> MapPlan:
 
 def test_a_fresh_run_wants_every_block() -> None:
     plan = plan_of((192, 192), (64, 64))
-    work = _open_work(plan, frozenset())
+    work = open_work(plan, frozenset())
     assert len(work) == 10
     assert all(entry.wanted for entry in work.values())
 
 
 def test_a_finished_plan_leaves_nothing_to_do() -> None:
     plan = plan_of((128, 128))
-    assert _open_work(plan, frozenset((0, index) for index in range(4))) == {}
+    assert open_work(plan, frozenset((0, index) for index in range(4))) == {}
 
 
 def test_finished_neighbours_are_computed_again_only_where_they_are_needed() -> None:
     plan = plan_of((64, 64 * 6))
     finished = frozenset((0, index) for index in range(5))
-    work = _open_work(plan, finished)
+    work = open_work(plan, finished)
     assert {key[1] for key, entry in work.items() if entry.wanted} == {5}
     assert {key[1] for key, entry in work.items() if not entry.wanted} == set(plan.zones[0].blocks[5].needs) - {5}
 
 
 def test_targets_are_the_blocks_that_need_a_block() -> None:
     plan = plan_of((192, 192))
-    for (_, index), entry in _open_work(plan, frozenset()).items():
+    for (_, index), entry in open_work(plan, frozenset()).items():
         assert entry.targets == tuple(b.index for b in plan.zones[0].blocks if index in b.needs)
         assert index in entry.targets
 
@@ -50,7 +51,7 @@ def test_targets_are_the_blocks_that_need_a_block() -> None:
 def test_blocks_are_taken_along_the_shorter_side(height: int, width: int) -> None:
     plan = plan_of((height, width))
     blocks = plan.zones[0].blocks
-    order = [blocks[index].window for _, index in _order(plan)]
+    order = [blocks[index].window for _, index in block_order(plan)]
     first = [window.col if width > height else window.row for window in order]
     assert first == sorted(first)
     assert len({(window.row, window.col) for window in order}) == 10
@@ -59,7 +60,7 @@ def test_blocks_are_taken_along_the_shorter_side(height: int, width: int) -> Non
 def test_an_error_is_told_in_one_line_without_the_remote_traceback() -> None:
     error = RuntimeError("\x1b[36mray::read_block()\x1b[39m\n  File x\n  File y\nReadError: B04 is gone")
     error.cause = ReadError("B04 is gone")  # type: ignore[attr-defined]
-    assert _one_line(error) == "ReadError: B04 is gone"
+    assert one_line(error) == "ReadError: B04 is gone"
 
 
 def test_actors_follow_cores_threads_and_gpus() -> None:
