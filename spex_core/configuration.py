@@ -42,9 +42,15 @@ class SpexConfig(PreTrainedConfig):
     """Width of the first stage; each later stage doubles it."""
     depths: tuple[int, ...] | list[int] = (2, 2, 4, 2)
     """Blocks per stage, at strides 4, 8, 16, 32."""
-    mixer: Literal["dwconv"] = "dwconv"
-    """Spatial mixer of a block: ``dwconv`` is a depthwise convolution (see docs/decisions/0007)."""
+    mixer: Literal["dwconv", "dcnv3"] = "dwconv"
+    """Spatial mixer of a block: ``dwconv`` is a depthwise convolution (see docs/decisions/0007), ``dcnv3`` is the
+    published deformable one."""
     mixer_kernel: int = 5
+    """Side of the depthwise convolution; ``dcnv3`` always has 3 x 3 points."""
+    group_channels: int = 16
+    """Channels that share the offsets of a ``dcnv3``."""
+    offset_scale: float = 1.0
+    """Spacing of the points of a ``dcnv3``, and factor of its learnt offsets (2 in the published encoder)."""
     mlp_ratio: float = 4.0
     layer_scale: float = 1.0
     """Initial value of the per-channel residual scales."""
@@ -75,6 +81,20 @@ class SpexConfig(PreTrainedConfig):
     mask_detail: Literal["none", "full"] = "full"
     """``none``: logits at stride 4 (published); ``full``: spectral detail at every pixel joins them."""
     detail_channels: int = 32
+    published_heads: bool = False
+    """Keeps the weights of the published decoder that land cover does not use: mask quality, masks 1 to 3, prompts by
+    point and mask. A converted checkpoint loses nothing; nothing is computed with them."""
+
+    # the published procedure
+    image_newline: bool = False
+    """Whether there is a learnt token of this name: published training appends it, the published demo does not."""
+    append_image_newline: bool = False
+    """Appends it to the image tokens: 1025 instead of 1024 at 512 px."""
+    prompt_limit: int = 8192
+    """Longer prompts, image tokens included, are cut by the published procedure."""
+    official_numerics: bool = False
+    """The published numbers, quirks included: see :mod:`spex_core.official_procedure`."""
+
     temperature: float = 1.0
     """Scores are softmax(logits / temperature): calibration on held-out chips."""
 
@@ -103,8 +123,56 @@ class SpexConfig(PreTrainedConfig):
             )
         if len(self.depths) != 4:
             raise ValueError(f"depths must name four stages, got {self.depths}")
+        if self.mixer == "dcnv3" and self.channels % self.group_channels:
+            raise ValueError(f"channels ({self.channels}) must be a multiple of group_channels ({self.group_channels})")
+        if self.append_image_newline and not self.image_newline:
+            raise ValueError("append_image_newline needs image_newline=True")
         if self.index_channels and tuple(self.bands) != SENTINEL2_BANDS:
             raise ValueError("index_channels needs the ten Sentinel-2 bands in order; set index_channels=False")
+
+    @classmethod
+    def official(cls, **changes: Any) -> SpexConfig:
+        """The published layout (NAIP-style RGB tiles, InternImage-L, Qwen2.5-1.5B), with any field changed."""
+        text = Qwen2Config(
+            vocab_size=151936,
+            hidden_size=1536,
+            intermediate_size=8960,
+            num_hidden_layers=28,
+            num_attention_heads=12,
+            num_key_value_heads=2,
+            max_position_embeddings=32768,
+            rms_norm_eps=1e-6,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e6},
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=151645,
+            pad_token_id=None,
+        )
+        layout: dict[str, Any] = {
+            "bands": ("red", "green", "blue"),
+            "band_mean": (0.485, 0.456, 0.406),
+            "band_std": (0.229, 0.224, 0.225),
+            "index_channels": False,
+            "channels": 160,
+            "depths": (5, 5, 22, 5),
+            "mixer": "dcnv3",
+            "offset_scale": 2.0,
+            "aggregator_channels": 1024,
+            "aggregator_norm": "group",
+            "aggregator_dropout": 0.5,
+            "text_config": text,
+            "condensation_widths": (2048, 512),
+            "attribute_records": 10,
+            "attribute_fields": ("size", "centroid", "location", "box"),
+            "decoder_width": 256,
+            "decoder_heads": 8,
+            "decoder_mlp": 2048,
+            "double_softmax": True,
+            "mask_detail": "none",
+            "published_heads": True,
+            "official_numerics": True,
+        }
+        return cls(**(layout | changes))
 
     @property
     def text(self) -> Qwen2Config:

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spex_core.configuration import SpexConfig
+from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3, Sampling
 from spex_core.indices import SPECTRAL_INDICES, spectral_index
-
-LAYER_NORM_EPS = 1e-6
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -98,7 +97,11 @@ class EncoderBlock(nn.Module):
     def __init__(self, config: SpexConfig, channels: int) -> None:
         super().__init__()
         hidden = int(channels * config.mlp_ratio)
-        self.mixer = DepthwiseMixer(channels, config.mixer_kernel)
+        self.mixer: nn.Module = (
+            DCNv3(channels, channels // config.group_channels, Sampling(offset_scale=config.offset_scale))
+            if config.mixer == "dcnv3"
+            else DepthwiseMixer(channels, config.mixer_kernel)
+        )
         self.norm1 = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
         self.fc1 = nn.Linear(channels, hidden)
         self.fc2 = nn.Linear(hidden, channels)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spex_core.configuration import SpexConfig
-from spex_core.encoder import LAYER_NORM_EPS, ChannelNorm
+from spex_core.dcnv3 import LAYER_NORM_EPS
+from spex_core.encoder import ChannelNorm
 
 
 class PositionEncoding(nn.Module):
@@ -110,6 +111,22 @@ class HyperNetwork(nn.Module):
         return out
 
 
+class UnusedHeads(nn.Module):
+    """Published weights that take no part in a mask: kept, so that a converted checkpoint is complete."""
+
+    def __init__(self, width: int, mask_tokens: int) -> None:
+        super().__init__()
+        self.quality = HyperNetwork(width, mask_tokens)
+        self.hyper = nn.ModuleList(HyperNetwork(width, width // 8) for _ in range(mask_tokens - 1))
+        self.points = nn.ParameterList(torch.zeros(1, width) for _ in range(4))
+        self.no_point = nn.Parameter(torch.zeros(1, width))
+        self.mask_conv1 = nn.Conv2d(1, 4, 2, stride=2)
+        self.mask_norm1 = ChannelNorm(4)
+        self.mask_conv2 = nn.Conv2d(4, 16, 2, stride=2)
+        self.mask_norm2 = ChannelNorm(16)
+        self.mask_conv3 = nn.Conv2d(16, width, 1)
+
+
 class MaskDecoder(nn.Module):
     """Image embedding and four prompts per class → one mask logit map per class."""
 
@@ -130,6 +147,8 @@ class MaskDecoder(nn.Module):
         self.hyper = HyperNetwork(width, width // 8)
         if self.detail:
             self.detail_hyper = HyperNetwork(width, config.detail_channels + 1)
+        if config.published_heads:
+            self.unused_heads = UnusedHeads(width, config.mask_tokens)
 
     def forward(self, image_embedding: Tensor, prompts: Tensor, detail: Tensor | None) -> Tensor:
         """Decodes every class of every tile at once.

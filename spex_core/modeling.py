@@ -17,16 +17,18 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Qwen2Model
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.utils.generic import ModelOutput
 
 from spex_core.configuration import SpexConfig
+from spex_core.decoding import DecodingRule
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
 from spex_core.errors import CheckpointError, ModelInputError
+from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
-from spex_core.processing import SpexProcessor, TextBatch
+from spex_core.processing import SpexProcessor, TextBatch, has_processor
 
 Explain = Literal["none", "brief", "full"]
 NEW_TOKENS: dict[str, int] = {"brief": 48, "full": 160}
@@ -111,6 +113,8 @@ class SpexForLandCover(PreTrainedModel):
     config: SpexConfig
     processor: SpexProcessor | None = None
     """Set by :meth:`from_pretrained`; :meth:`predict` builds its prompts with it."""
+    decoding: DecodingRule | None = None
+    """Set by :meth:`from_pretrained` from ``generation_config.json``; without it the tokenizer's end token ends."""
 
     def __init__(self, config: SpexConfig) -> None:
         super().__init__(config)
@@ -122,7 +126,11 @@ class SpexForLandCover(PreTrainedModel):
         self.projector = nn.Sequential(
             nn.Linear(config.aggregator_channels, hidden), nn.GELU(), nn.Linear(hidden, hidden)
         )
-        self.language_model = Qwen2Model(config.text)
+        self.language_model = build_language_model(config.text)
+        if not config.text.tie_word_embeddings:
+            self.lm_head = nn.Linear(hidden, config.text.vocab_size, bias=False)
+        if config.image_newline:
+            self.image_newline = nn.Parameter(torch.randn(hidden) * hidden**-0.5)
         self.condensation = Condensation(config)
         self.mask_decoder = MaskDecoder(config)
         if config.mask_detail == "full":
@@ -143,8 +151,12 @@ class SpexForLandCover(PreTrainedModel):
         inputs = self.spectral_input(pixel_values)
         levels = self.encoder(inputs)
         aggregated = self.aggregator(levels)
+        image_tokens = self.projector(aggregated.flatten(2).transpose(1, 2))
+        if self.config.append_image_newline:
+            newline = self.image_newline.expand(len(image_tokens), 1, -1)
+            image_tokens = torch.cat([image_tokens, newline], dim=1)
         return VisionOutput(
-            image_tokens=self.projector(aggregated.flatten(2).transpose(1, 2)),
+            image_tokens=image_tokens,
             image_embedding=self.neck(aggregated),
             detail=self.detail(inputs, levels, aggregated) if self.config.mask_detail == "full" else None,
         )
@@ -175,8 +187,10 @@ class SpexForLandCover(PreTrainedModel):
         return states
 
     def text_logits(self, states: Tensor) -> Tensor:
-        """Next-token logits of hidden states (the embedding matrix is tied)."""
-        return F.linear(states, self.language_model.embed_tokens.weight).float()
+        """Next-token logits of hidden states, in at least float32."""
+        tied = self.config.text.tie_word_embeddings
+        weight = self.language_model.embed_tokens.weight if tied else self.lm_head.weight
+        return F.linear(states, weight).to(torch.promote_types(states.dtype, torch.float32))
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -275,15 +289,15 @@ class SpexForLandCover(PreTrainedModel):
         mask, and the texts. A row that ends at once pools the last prompt state.
         """
         assert self.processor is not None
-        end = self.processor.tokenizer.eos_token_id
+        rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
         rows = text.suffix_ids.shape[0]
         last = text.attention_mask.sum(1) - 1
         prompt_state = states[torch.arange(rows, device=states.device), last]
-        token = self.text_logits(prompt_state).argmax(-1)
+        token = self.text_logits(prompt_state).argmax(-1)  # no answer yet to be repeated
         past = cache.get_seq_length()
         mask = torch.cat([text.attention_mask.new_ones(rows, past - text.suffix_ids.shape[1]), text.attention_mask], 1)
         position = past - text.suffix_ids.shape[1] + last + 1
-        going = token != end
+        going = ~rule.ends(token)
         tokens, kept_states, kept = [token], [prompt_state], [~going]
         for _ in range(new_tokens - 1):
             if not going.any():
@@ -298,11 +312,13 @@ class SpexForLandCover(PreTrainedModel):
             ).last_hidden_state[:, 0]
             kept_states.append(state)
             kept.append(going)
-            token = torch.where(going, self.text_logits(state).argmax(-1), end)
+            chosen = rule.choose(self.text_logits(state), torch.stack(tokens, dim=1))
+            token = torch.where(going, chosen, rule.end_ids[0])
             tokens.append(token)
-            going = going & (token != end)
+            going = going & ~rule.ends(token)
             position = position + 1
-        written = [self.processor.decode([t for t in row if t != end]) for row in torch.stack(tokens, dim=1).tolist()]
+        rows_of_tokens = torch.stack(tokens, dim=1).tolist()
+        written = [self.processor.decode([t for t in row if t not in rule.end_ids]) for row in rows_of_tokens]
         return torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
@@ -313,6 +329,8 @@ class SpexForLandCover(PreTrainedModel):
     ) -> SpexForLandCover:
         """Loads model and processor from a folder written by :meth:`save_pretrained` (safetensors only).
 
+        A converted checkpoint whose source had no tokenizer has no processor: it takes token ids only.
+
         Raises:
             CheckpointError: The folder, a file in it or the weights are missing, truncated or not SPEX's.
         """
@@ -320,9 +338,10 @@ class SpexForLandCover(PreTrainedModel):
         kwargs = {"dtype": torch.float32, **kwargs, "use_safetensors": True}
         try:
             model: SpexForLandCover = super().from_pretrained(path, *args, **kwargs)
-            model.processor = SpexProcessor.from_pretrained(path)
+            model.processor = SpexProcessor.from_pretrained(path) if has_processor(path) else None
         except (OSError, ValueError, SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{path} is not a readable SPEX checkpoint: {error}") from error
+        model.decoding = DecodingRule.read(Path(path))
         model.eval()
         return model
 

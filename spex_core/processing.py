@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +40,11 @@ class TextBatch:
         return TextBatch(*(tensor.to(device) for tensor in self.__dict__.values()))
 
 
+def has_processor(folder: str | Path) -> bool:
+    """Whether a checkpoint folder holds a processor or tokenizer at all."""
+    return any((Path(folder) / name).is_file() for name in ("processor_config.json", "tokenizer.json"))
+
+
 class SpexProcessor(ProcessorMixin):
     """Checks pixels and turns tiles and a legend into prompts.
 
@@ -48,6 +54,7 @@ class SpexProcessor(ProcessorMixin):
         attribute_records: Records per class in a prompt.
         attribute_fields: Fields of a record in a prompt.
         digits: Decimals of numbers in a prompt.
+        literal_newline: Starts a question with backslash and n, as the published demo does, not with a line break.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,12 +66,14 @@ class SpexProcessor(ProcessorMixin):
         attribute_records: int = 2,
         attribute_fields: Sequence[str] = ("size", "centroid", "location", "indices"),
         digits: int = 2,
+        literal_newline: bool = False,
         **kwargs: object,
     ) -> None:
         self.bands = list(bands)
         self.attribute_records = attribute_records
         self.attribute_fields = list(attribute_fields)
         self.digits = digits
+        self.literal_newline = literal_newline
         super().__init__(tokenizer)
 
     def check_pixels(self, pixel_values: Tensor) -> None:
@@ -107,7 +116,8 @@ class SpexProcessor(ProcessorMixin):
 
     def question(self, entry: LegendClass, records: Sequence[AttributeRecord]) -> str:
         """The question for one class with given attribute records."""
-        return question_text(entry.noun, records, self.attribute_fields, self.digits)
+        text = question_text(entry.noun, records, self.attribute_fields, self.digits)
+        return "\\n" + text.removeprefix("\n") if self.literal_newline else text
 
     def short_answers(self, legend: Legend) -> list[str]:
         """The fixed answers that condition masks when nothing is explained."""
