@@ -43,3 +43,11 @@ def mask_losses(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, Te
 def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Next-token cross-entropy. ``logits`` ``[N, vocab]``, ``targets`` int64 ``[N]``."""
     return F.cross_entropy(logits, targets) if targets.numel() else logits.new_zeros(())
+
+
+def published_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss as published: each square sum is smoothed by itself, and the mean divides by N + float32's epsilon."""
+    probability = logits.sigmoid()
+    overlap = 2 * (probability * targets).sum(1)
+    total = (probability.square().sum(1) + DICE_SMOOTHING) + (targets.square().sum(1) + DICE_SMOOTHING)
+    return (1 - overlap / total).sum() / (len(logits) + torch.finfo(torch.float32).eps)
