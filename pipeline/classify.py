@@ -6,7 +6,6 @@ block gives the same bytes whichever actor computes it.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ from pipeline.errors import ConfigError
 from pipeline.memory import ProcessMemory, process_memory
 from pipeline.plan import Block, Tile, Window, ZonePlan
 from pipeline.stitch import TileAccumulator
+from spex_core.checkpoints import checkpoint_fingerprint
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
 
@@ -79,7 +79,7 @@ class SpexModel:
         self._legend = legend
         self._explain = config.explain
         self._device = torch.device(device)
-        self._fingerprint = checkpoint_fingerprint(config, legend)
+        self._fingerprint = classifier_fingerprint(config, legend)
         model: Any = SpexForLandCover.from_pretrained(_checkpoint_folder(config.checkpoint))
         self._model = model.to(self._device).eval()
 
@@ -100,27 +100,15 @@ def _checkpoint_folder(checkpoint: str) -> Path:
     return Path(resolve_checkpoint(checkpoint))
 
 
-def checkpoint_fingerprint(config: ModelConfig, legend: Legend) -> str:
-    """Identity of the classifier that ``config`` names, without loading it: a hash of the checkpoint's files.
+def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:
+    """Identity of the classifier that ``config`` names, without loading it.
 
     Raises:
         CheckpointError: No such checkpoint, or it has no weights.
     """
     if config.checkpoint == INDEX_RULES:
         return IndexRules(legend).fingerprint()
-    folder = _checkpoint_folder(config.checkpoint)
-    digest = hashlib.sha256()
-    try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix in {".safetensors", ".json", ".txt"})
-        if not any(path.suffix == ".safetensors" for path in files):
-            raise CheckpointError(f"checkpoint {folder} holds no .safetensors file")
-        for path in files:
-            digest.update(path.relative_to(folder).as_posix().encode())
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
-    return digest.hexdigest()
+    return checkpoint_fingerprint(_checkpoint_folder(config.checkpoint))
 
 
 def device_for(config: ModelConfig, gpus_per_actor: float) -> str:

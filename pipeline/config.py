@@ -61,7 +61,7 @@ class ModelConfig(_Section):
     """A built-in name or a folder written by ``save_pretrained``."""
     explain: Explain = "none"
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
-    device: str = "auto"
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
     tiles_per_forward: int = Field(4, ge=1, le=1024)
     """Tiles in one forward pass; part of the plan, because float sums depend on it."""
@@ -204,8 +204,8 @@ class RunConfig(_Section):
 
     def _anchored(self, base: Path) -> RunConfig:
         def anchor(value: str) -> str:
-            looks_like_path = value.startswith(".") or "/" in value or value.endswith((".yaml", ".yml", ".json"))
-            return str(base / value) if looks_like_path and "://" not in value else value
+            looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml", ".json"))
+            return str(base / Path(value).expanduser()) if looks_like_path and "://" not in value else value
 
         source = self.source
         if source.url is not None:
@@ -213,8 +213,8 @@ class RunConfig(_Section):
         roots = tuple(root if "://" in root else str(base / root) for root in source.allowed_roots)
         return self.model_copy(
             update={
-                "region": base / self.region,
-                "output": base / self.output,
+                "region": base / self.region.expanduser(),
+                "output": base / self.output.expanduser(),
                 "legend": anchor(self.legend),
                 "source": source.model_copy(update={"allowed_roots": roots}),
                 "model": self.model.model_copy(update={"checkpoint": anchor(self.model.checkpoint)}),

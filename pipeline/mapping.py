@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.atomic_files import write_json
 from pipeline.catalog import SceneSearch, find_scenes
-from pipeline.classify import checkpoint_fingerprint, device_for
+from pipeline.classify import classifier_fingerprint, device_for
 from pipeline.cluster import connected
 from pipeline.config import RunConfig
 from pipeline.engine import EngineReport, run_blocks
@@ -66,7 +66,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     legend = Legend.from_yaml(config.legend)
     device_for(config.model, config.compute.gpus_per_actor)
-    fingerprint = checkpoint_fingerprint(config.model, legend)
+    fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions
     region = read_region(
         config.region,

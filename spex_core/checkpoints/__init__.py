@@ -25,9 +25,19 @@ def resolve_checkpoint(name: str) -> Path:
 
 
 def checkpoint_fingerprint(folder: Path) -> str:
-    """sha256, hex, over the names and bytes of the files that decide what a checkpoint computes."""
+    """sha256, hex, over the names and bytes of the files that decide what a checkpoint computes.
+
+    Raises:
+        CheckpointError: The folder has no weights, or a file cannot be read.
+    """
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".safetensors", ".txt"):
-            digest.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
+    try:
+        files = sorted(path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
+        if not any(path.suffix == ".safetensors" for path in files):
+            raise CheckpointError(f"checkpoint {folder} holds no .safetensors file; save_pretrained writes one")
+        for path in files:
+            with path.open("rb") as stream:
+                digest.update(path.name.encode() + b"\0" + hashlib.file_digest(stream, "sha256").digest())
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
     return digest.hexdigest()

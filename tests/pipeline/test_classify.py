@@ -13,7 +13,7 @@ from pipeline.classify import (
     BlockClassifier,
     ClassifierSettings,
     IndexRules,
-    checkpoint_fingerprint,
+    classifier_fingerprint,
     cut_tile,
     device_for,
     fill_invalid,
@@ -165,16 +165,16 @@ def test_the_fingerprint_follows_the_weights_and_the_legend(tmp_path: Path) -> N
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"one")
     config = ModelConfig(checkpoint=str(tmp_path))
-    first = checkpoint_fingerprint(config, LEGEND)
-    assert checkpoint_fingerprint(config, LEGEND) == first
+    first = classifier_fingerprint(config, LEGEND)
+    assert classifier_fingerprint(config, LEGEND) == first
     weights.write_bytes(b"two")
-    assert checkpoint_fingerprint(config, LEGEND) != first
+    assert classifier_fingerprint(config, LEGEND) != first
     weights.unlink()
     with pytest.raises(CheckpointError, match="safetensors"):
-        checkpoint_fingerprint(config, LEGEND)
+        classifier_fingerprint(config, LEGEND)
     rules = ModelConfig(checkpoint=INDEX_RULES)
     other = Legend("two", "Two", LEGEND.classes[:2])
-    assert checkpoint_fingerprint(rules, LEGEND) != checkpoint_fingerprint(rules, other)
+    assert classifier_fingerprint(rules, LEGEND) != classifier_fingerprint(rules, other)
 
 
 def test_devices() -> None:
