@@ -6,6 +6,7 @@ Results go to standard output, progress and messages to standard error.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -150,6 +151,34 @@ def status(
     states = run_states(folder)
     show_status(states, _console())
     _end({"runs": [state.to_dict() for state in states]}, as_json, 0)
+
+
+@app.command()
+def convert_checkpoint(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Published SPEX folder, or a LoRA folder.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist or be empty.")],
+    base: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder that a LoRA adapts, if not the one it names.")
+    ] = None,
+    keep_float32: Annotated[
+        bool, typer.Option("--keep-float32", help="Do not round weights to float16 as the published demo does.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Converts a published SPEX checkpoint to this project's format; every weight is accounted for.
+
+    Example: spex convert-checkpoint SPEX-1.5B spex-official
+    """
+    from spex_core.official import convert_checkpoint as convert
+
+    report = convert(source, target, base=base, keep_float32=keep_float32)
+    if not as_json:
+        print(
+            f"{target}: {report.keys} tensors, {report.parameters:,} parameters; "
+            f"{report.rounded} rounded to float16, {len(report.ignored)} ignored, "
+            f"{'with' if report.tokenizer else 'without'} tokenizer"
+        )
+    _end({"output": str(target), **dataclasses.asdict(report)}, as_json, 0)
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
