@@ -31,9 +31,9 @@ class SourceConfig(_Section):
     """STAC API root, or the path/URL of a static ``catalog.json``; default: the provider's public API."""
     collection: str | None = None
     """Collection id; default: the provider's Sentinel-2 L2A collection."""
-    max_cloud_cover: float = Field(80.0, ge=0, le=100)
+    max_cloud_cover: float = Field(default=80.0, ge=0, le=100)
     """Percent (``eo:cloud_cover``); checked again on the client."""
-    max_scenes: int = Field(2000, ge=1)
+    max_scenes: int = Field(default=2000, ge=1)
     """Safety limit on the number of scenes in one run."""
     allowed_schemes: tuple[str, ...] = ("https", "http", "s3", "file")
     """Asset hrefs of any other scheme are refused."""
@@ -47,9 +47,9 @@ class CompositeConfig(_Section):
     method: Literal["median", "least-cloudy-first"] = "median"
     mask_scl: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
     """Scene classification values that are not used: nodata, saturated, shadow, clouds, cirrus. Snow (11) stays."""
-    mask_dilation_px: int = Field(2, ge=0, le=64)
+    mask_dilation_px: int = Field(default=2, ge=0, le=64)
     """Cloud and shadow are grown by this many 10 m pixels."""
-    max_observations: int = Field(8, ge=1, le=64)
+    max_observations: int = Field(default=8, ge=1, le=64)
     """A pixel's median is over the so many least cloudy passes that saw it; bounds memory. Where all of them are
     cloudy, the next clear one is taken."""
 
@@ -61,22 +61,22 @@ class ModelConfig(_Section):
     """A built-in name or a folder written by ``save_pretrained``."""
     explain: Explain = "none"
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
-    tiles_per_forward: int = Field(4, ge=1, le=1024)
+    tiles_per_forward: int = Field(default=4, ge=1, le=1024)
     """Tiles in one forward pass; part of the plan, because float sums depend on it."""
 
 
 class TilingConfig(_Section):
     """The output grid and its cut into tiles and blocks, all in pixels of ``resolution_m``."""
 
-    resolution_m: float = Field(10.0, gt=0)
-    tile_px: int = Field(256, ge=32, le=4096)
-    overlap_px: int = Field(64, ge=0)
+    resolution_m: float = Field(default=10.0, gt=0)
+    tile_px: int = Field(default=256, ge=32, le=4096)
+    overlap_px: int = Field(default=64, ge=0)
     """Overlap of neighbouring tiles."""
     margin_px: int | None = None
     """Outermost pixels of a tile that get no weight at all; default ``overlap_px // 4``."""
-    block_px: int = Field(1024, ge=64, le=16384)
+    block_px: int = Field(default=1024, ge=64, le=16384)
     """Output block: one chunk of the store, one unit of work, written once."""
 
     @model_validator(mode="after")
@@ -102,17 +102,17 @@ class TilingConfig(_Section):
 class ComputeConfig(_Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
-    actors: int | None = Field(None, ge=1, le=4096)
+    actors: int | None = Field(default=None, ge=1, le=4096)
     """Model actors; default: one per core, or one per GPU if ``gpus_per_actor`` > 0."""
-    gpus_per_actor: float = Field(0.0, ge=0)
-    threads_per_actor: int = Field(1, ge=1)
-    readers: int | None = Field(None, ge=1)
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+    threads_per_actor: int = Field(default=1, ge=1)
+    readers: int | None = Field(default=None, ge=1)
     """Concurrent block reads; default: as many as actors."""
-    prefetch: int = Field(2, ge=0, le=64)
+    prefetch: int = Field(default=2, ge=0, le=64)
     """Blocks read ahead per actor (back-pressure: no more are in flight)."""
-    attempts: int = Field(3, ge=1, le=20)
+    attempts: int = Field(default=3, ge=1, le=20)
     """Attempts per block before it is recorded as missing."""
-    object_store_mb: int = Field(1024, ge=128)
+    object_store_mb: int = Field(default=1024, ge=128)
     """Shared memory of a local Ray."""
     address: str | None = None
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
@@ -123,9 +123,9 @@ class RegionsConfig(_Section):
 
     id_field: str = "id"
     name_field: str = "name"
-    grid_km: float = Field(5.0, gt=0)
+    grid_km: float = Field(default=5.0, gt=0)
     """Cell size of the automatic grid, used when the region file has a single area."""
-    max_regions: int = Field(10_000, ge=1)
+    max_regions: int = Field(default=10_000, ge=1)
 
 
 class OutputConfig(_Section):
@@ -133,7 +133,7 @@ class OutputConfig(_Section):
 
     clip: bool = True
     """Pixels outside the region become nodata."""
-    collection_id: str = Field("spex-landcover", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    collection_id: str = Field(default="spex-landcover", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     overview_resampling: Literal["mode", "nearest"] = "mode"
 
 
