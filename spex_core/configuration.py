@@ -93,7 +93,8 @@ class SpexConfig(PreTrainedConfig):
     prompt_limit: int = 8192
     """Longer prompts, image tokens included, are cut by the published procedure."""
     official_numerics: bool = False
-    """The published numbers, quirks included: see :mod:`spex_core.official_procedure`."""
+    """Parity mode: sets ``double_softmax``, and :meth:`SpexForLandCover.predict` thresholds masks at stride 4 before it
+    resizes them, as published. What else the published code does is in :mod:`spex_core.official_procedure`."""
 
     temperature: float = 1.0
     """Scores are softmax(logits / temperature): calibration on held-out chips."""
@@ -123,6 +124,8 @@ class SpexConfig(PreTrainedConfig):
             )
         if len(self.depths) != 4:
             raise ValueError(f"depths must name four stages, got {self.depths}")
+        if self.official_numerics:
+            self.double_softmax = True
         if self.mixer == "dcnv3" and self.channels % self.group_channels:
             raise ValueError(f"channels ({self.channels}) must be a multiple of group_channels ({self.group_channels})")
         if self.append_image_newline and not self.image_newline:
@@ -170,7 +173,6 @@ class SpexConfig(PreTrainedConfig):
             "double_softmax": True,
             "mask_detail": "none",
             "published_heads": True,
-            "official_numerics": True,
         }
         return cls(**(layout | changes))
 

@@ -7,6 +7,7 @@ twice (``SpexConfig.double_softmax``), and ours adds full-resolution spectral de
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +26,14 @@ class PositionEncoding(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.register_buffer("positional_embedding", torch.randn(2, width // 2))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PositionEncoding:
+        # Half precision would move the phase of large frequencies by whole turns.
+        exact = self.positional_embedding
+        super()._apply(fn, recurse)
+        if self.positional_embedding.dtype in (torch.float16, torch.bfloat16):
+            self.positional_embedding = exact.to(self.positional_embedding.device)
+        return self
 
     def forward(self, height: int, width: int) -> Tensor:
         """→ float ``[1, width_of_embedding, height, width]``, computed in at least float32."""

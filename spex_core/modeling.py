@@ -103,6 +103,12 @@ class Condensation(nn.Module):
         return out
 
 
+def _shares(masks: Tensor) -> Tensor:
+    """Masks ``[B, K, H, W]`` in 0..1 as scores that sum to 1; a pixel that no mask claims is divided evenly."""
+    claimed = masks.sum(dim=1, keepdim=True)
+    return torch.where(claimed > 0, masks / claimed.clamp_min(1e-6), torch.full_like(masks, 1 / masks.shape[1]))
+
+
 class SpexForLandCover(PreTrainedModel):
     """Spectral vision-language model that extracts every class of a legend from multispectral tiles."""
 
@@ -110,6 +116,7 @@ class SpexForLandCover(PreTrainedModel):
     base_model_prefix = "spex"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    _keep_in_fp32_modules_strict = ["mask_decoder.position"]  # noqa: RUF012 (see PositionEncoding)
     config: SpexConfig
     processor: SpexProcessor | None = None
     """Set by :meth:`from_pretrained`; :meth:`predict` builds its prompts with it."""
@@ -276,8 +283,12 @@ class SpexForLandCover(PreTrainedModel):
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
         logits = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
+        if self.config.official_numerics:
+            logits = (logits > 0).to(logits.dtype)
         if logits.shape[-2:] != pixel_values.shape[-2:]:
             logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
+        if self.config.official_numerics:
+            return LandCoverPrediction(scores=_shares(logits.float()), texts=texts)
         return LandCoverPrediction(scores=(logits.float() / self.config.temperature).softmax(dim=1), texts=texts)
 
     def _decode(

@@ -66,7 +66,6 @@ def test_the_layout_is_read_from_the_shapes(model: SpexForLandCover) -> None:
     for name in ("decoder_width", "decoder_heads", "decoder_mlp", "decoder_layers", "mask_tokens", "mixer"):
         assert getattr(model.config, name) == getattr(CONFIG, name), name
     assert model.config.offset_scale == 2.0
-    assert model.config.official_numerics
     assert model.config.double_softmax
     assert model.config.text.rope_parameters["rope_theta"] == 1e6
 
@@ -278,6 +277,34 @@ def test_a_converted_model_answers_a_legend_and_a_question(model: SpexForLandCov
     assert result.mask.shape == (64, 64)
     assert set((result.mask * 64).unique().tolist()) <= set(range(65))  # grey edges of a thresholded quarter-size mask
     assert result.answer_states.shape[0] == max(len(result.token_ids) - 1, 1)
+
+
+def test_parity_mode_scores_are_the_published_masks_of_every_class(model: SpexForLandCover, legend: Legend) -> None:
+    """One pass over all classes equals the published procedure, one class at a time."""
+    official = SpexForLandCover(SpexConfig.from_dict(model.config.to_dict() | {"official_numerics": True})).eval()
+    official.load_state_dict(model.state_dict())
+    official.processor, official.decoding = model.processor, model.decoding
+    image = torch.rand(2, 3, 64, 64)
+    prediction = official.predict(image, legend, explain="brief")
+    torch.testing.assert_close(prediction.scores.sum(1), torch.ones(2, 64, 64))
+    prompts = [prompt_ids(official, official.processor.question(entry, ())) for entry in legend]
+    for tile, scores, texts in zip(image, prediction.scores, prediction.texts, strict=True):
+        answers = [published_mask(official, tile, ids, max_new_tokens=48) for ids in prompts]
+        assert texts == [official.processor.decode([t for t in a.token_ids if t not in (0, 2)]) for a in answers]
+        masks = torch.stack([answer.mask for answer in answers])
+        claimed = masks.sum(0)
+        expected = torch.where(claimed > 0, masks / claimed.clamp_min(1e-6), torch.tensor(1 / 9))
+        torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_frequencies_of_positions_are_never_rounded_to_half(model: SpexForLandCover, tmp_path: Path) -> None:
+    exact = torch.randn(2, 8) * 640
+    copy = SpexForLandCover(model.config)
+    copy.mask_decoder.position.positional_embedding.copy_(exact)
+    copy.save_pretrained(tmp_path)
+    for half in (copy.to(torch.bfloat16), SpexForLandCover.from_pretrained(tmp_path, dtype=torch.bfloat16)):
+        assert half.neck.conv1.weight.dtype == torch.bfloat16
+        assert torch.equal(half.mask_decoder.position.positional_embedding, exact)
 
 
 def test_the_generation_file_is_honoured(model: SpexForLandCover) -> None:

@@ -72,8 +72,7 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def model(converted: Path, precision: str) -> SpexForLandCover:
-    model = SpexForLandCover.from_pretrained(converted)
-    assert model.config.official_numerics
+    model = SpexForLandCover.from_pretrained(converted, official_numerics=True)
     assert model.config.double_softmax
     return model.to(DTYPES[precision])
 
