@@ -29,6 +29,7 @@ from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.processing import SpexProcessor, TextBatch, has_processor
+from spex_core.weight_files import lazy_weights
 
 Explain = Literal["none", "brief", "full"]
 NEW_TOKENS: dict[str, int] = {"brief": 48, "full": 160}
@@ -346,12 +347,21 @@ class SpexForLandCover(PreTrainedModel):
             CheckpointError: The folder, a file in it or the weights are missing, truncated or not SPEX's.
         """
         path = str(pretrained_model_name_or_path)
-        kwargs = {"dtype": torch.float32, **kwargs, "use_safetensors": True}
         try:
-            model: SpexForLandCover = super().from_pretrained(path, *args, **kwargs)
+            dtype = kwargs.pop("dtype", torch.float32)  # the configuration would keep it to itself
+            config, kwargs = SpexConfig.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+            kwargs |= {"config": config, "dtype": dtype, "output_loading_info": True}
+            with lazy_weights(Path(path)) as weights:
+                loaded: Any = super().from_pretrained(None, *args, state_dict=weights, **kwargs)
+            model: SpexForLandCover = loaded[0]
+            found: dict[str, Any] = loaded[1]
             model.processor = SpexProcessor.from_pretrained(path) if has_processor(path) else None
         except (OSError, ValueError, SafetensorError, KeyError, RuntimeError) as error:
             raise CheckpointError(f"{path} is not a readable SPEX checkpoint: {error}") from error
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if found[problem]:
+                keys = ", ".join(sorted(map(str, found[problem])))
+                raise CheckpointError(f"{path} is not a readable SPEX checkpoint: {problem.replace('_', ' ')}: {keys}")
         model.decoding = DecodingRule.read(Path(path))
         model.eval()
         return model

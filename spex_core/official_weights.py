@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spex_core.errors import CheckpointError
+from spex_core.weight_files import WEIGHTS, weight_files
 
 LORA_CONFIG = "adapter_config.json"
 NON_LORA_FILE = "non_lora_trainables.bin"
@@ -209,21 +210,11 @@ def _open_file(path: Path, stack: ExitStack) -> _WeightFile:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Weight files of a folder; safetensors are preferred, and an index must name files of the folder itself."""
-    for single in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{single}.index.json"
-        if index.is_file():
-            content = _read_json(index).get("weight_map")
-            names = sorted({str(name) for name in content.values()}) if isinstance(content, dict) else []
-            if not names or any(Path(name).name != name for name in names):
-                raise CheckpointError(f"{index} names no weight files of its own folder")
-            missing = [name for name in names if not (folder / name).is_file()]
-            if missing:
-                raise CheckpointError(f"{folder} misses {', '.join(missing)}, which {index.name} names")
-            return [folder / name for name in names]
-        if (folder / single).is_file():
-            return [folder / single]
-    raise CheckpointError(f"{folder} has no weights (model.safetensors or pytorch_model.bin, single or with an index)")
+    """Weight files of a folder; safetensors are preferred."""
+    files = weight_files(folder) or weight_files(folder, "pytorch_model.bin")
+    if not files:
+        raise CheckpointError(f"{folder} has no weights ({WEIGHTS} or pytorch_model.bin, single or with an index)")
+    return files
 
 
 def _adapter_tensors(folder: Path, stack: ExitStack) -> Iterator[tuple[str, Tensor]]:

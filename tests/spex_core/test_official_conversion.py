@@ -248,6 +248,16 @@ def test_missing_files_are_told(tmp_path: Path) -> None:
         convert_checkpoint(tmp_path / "published", tmp_path / "ours")
 
 
+def test_a_checkpoint_that_lost_weights_is_not_filled_up_at_random(published: Path, tmp_path: Path) -> None:
+    convert_checkpoint(published, tmp_path / "ours")
+    path = tmp_path / "ours" / "model.safetensors"
+    weights = load_file(path)
+    weights["surprise"] = weights.pop("encoder.stem.conv1.bias")
+    save_file(weights, path)
+    with pytest.raises(CheckpointError, match=r"missing keys: encoder.stem.conv1.bias"):
+        SpexForLandCover.from_pretrained(tmp_path / "ours")
+
+
 def test_a_config_of_another_model_is_refused(published: Path, tmp_path: Path) -> None:
     write_config(published, CONFIG, model_type="llama")
     with pytest.raises(CheckpointError, match="model_type 'llama'; a published SPEX checkpoint has 'llava_qwen'"):
