@@ -54,6 +54,8 @@ class SpexConfig(PreTrainedConfig):
     mlp_ratio: float = 4.0
     layer_scale: float = 1.0
     """Initial value of the per-channel residual scales."""
+    drop_path: float = 0.0
+    """Share of samples that skip the branches of the last block in training; earlier blocks linearly less."""
     aggregator_channels: int = 192
     aggregator_norm: Literal["group", "channel"] = "channel"
     """``group`` (16 groups, published) pools over the tile; ``channel`` is local, so tiles agree at seams."""
@@ -126,6 +128,8 @@ class SpexConfig(PreTrainedConfig):
             raise ValueError(f"depths must name four stages, got {self.depths}")
         if self.official_numerics:
             self.double_softmax = True
+        if not 0 <= self.drop_path < 1:
+            raise ValueError(f"drop_path must be in 0..1, got {self.drop_path}")
         if self.mixer == "dcnv3" and self.channels % self.group_channels:
             raise ValueError(f"channels ({self.channels}) must be a multiple of group_channels ({self.group_channels})")
         if self.append_image_newline and not self.image_newline:
@@ -160,6 +164,7 @@ class SpexConfig(PreTrainedConfig):
             "depths": (5, 5, 22, 5),
             "mixer": "dcnv3",
             "offset_scale": 2.0,
+            "drop_path": 0.4,
             "aggregator_channels": 1024,
             "aggregator_norm": "group",
             "aggregator_dropout": 0.5,

@@ -94,9 +94,10 @@ class DepthwiseMixer(nn.Module):
 class EncoderBlock(nn.Module):
     """Post-norm residual block with per-channel residual scales (InternImage-L layout)."""
 
-    def __init__(self, config: SpexConfig, channels: int) -> None:
+    def __init__(self, config: SpexConfig, channels: int, drop_path: float = 0.0) -> None:
         super().__init__()
         hidden = int(channels * config.mlp_ratio)
+        self.drop_path = drop_path
         self.mixer: nn.Module = (
             DCNv3(channels, channels // config.group_channels, Sampling(offset_scale=config.offset_scale))
             if config.mixer == "dcnv3"
@@ -111,9 +112,17 @@ class EncoderBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, H, W, C]`` → the same."""
-        x = x + self.scale1 * self.norm1(self.mixer(x))
-        out: Tensor = x + self.scale2 * self.norm2(self.fc2(F.gelu(self.fc1(x))))
+        x = x + self._kept(self.scale1 * self.norm1(self.mixer(x)))
+        out: Tensor = x + self._kept(self.scale2 * self.norm2(self.fc2(F.gelu(self.fc1(x)))))
         return out
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        """Stochastic depth (arXiv 1603.09382): in training, whole samples skip a branch; the others weigh more."""
+        if not self.training or self.drop_path == 0:
+            return branch
+        keep = 1 - self.drop_path
+        chosen = torch.rand(len(branch), *[1] * (branch.ndim - 1), device=branch.device) < keep
+        return branch * chosen / keep
 
 
 class Downsample(nn.Module):
@@ -137,8 +146,10 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [config.channels * 2**level for level in range(4)]
         self.stem = Stem(in_channels, widths[0])
+        blocks = sum(config.depths)
+        skipped = iter(config.drop_path * block / max(blocks - 1, 1) for block in range(blocks))
         self.stages = nn.ModuleList(
-            nn.Sequential(*(EncoderBlock(config, width) for _ in range(depth)))
+            nn.Sequential(*(EncoderBlock(config, width, next(skipped)) for _ in range(depth)))
             for width, depth in zip(widths, config.depths, strict=True)
         )
         self.downsamples = nn.ModuleList(Downsample(width) for width in widths[:-1])

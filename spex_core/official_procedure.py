@@ -180,6 +180,23 @@ def published_losses(
     return PublishedLosses(total=ce + bce + dice, ce=ce, bce=bce, dice=dice, mask_logits=logits)
 
 
+def freeze_as_published(model: SpexForLandCover) -> list[str]:
+    """Leaves to train what the released recipe trains: encoder, neck, condensation and mask decoder.
+
+    Language model and projector are frozen; the text loss still reaches the encoder through them.
+
+    Returns:
+        Names of the weights that are trained.
+    """
+    frozen = ("language_model.", "projector.", "lm_head.", "image_newline")
+    trained = []
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+        if parameter.requires_grad:
+            trained.append(name)
+    return trained
+
+
 def prompt_ids(model: SpexForLandCover, question: str) -> Tensor:
     """Token ids int64 ``[S]`` of a question in the published template; ``<image>`` is put first if it is not there.
 

@@ -14,7 +14,7 @@ from spex_core import CheckpointError, Legend, SpexConfig, SpexForLandCover
 from spex_core.decoding import DecodingRule
 from spex_core.official import convert_checkpoint
 from spex_core.official_layout import config_of, our_name
-from spex_core.official_procedure import prompt_ids, published_losses, published_mask
+from spex_core.official_procedure import freeze_as_published, prompt_ids, published_losses, published_mask
 from tests.spex_core.official_fixtures import FIXTURES, manifest, needs_fixtures
 from tests.spex_core.published_state import (
     published_shapes,
@@ -342,6 +342,30 @@ def test_every_part_of_a_published_layout_learns(model: SpexForLandCover) -> Non
     published_losses(model, torch.rand(1, 3, 64, 64), ids, kept, labels, target).total.backward()
     still = {name for name, p in model.named_parameters() if p.grad is None and ".unused_heads." not in name}
     assert still == set()
+
+
+def test_the_released_recipe_trains_the_vision_side_only(model: SpexForLandCover) -> None:
+    copied = SpexForLandCover(model.config)
+    trained = freeze_as_published(copied)
+    parts = {name.split(".")[0] for name in trained}
+    assert parts == {"encoder", "aggregator", "neck", "condensation", "mask_decoder"}
+    ids = torch.tensor([[1, 5, -200, 7, 2]])
+    kept, labels = torch.ones_like(ids, dtype=torch.bool), torch.tensor([[-100, -100, -100, 7, 2]])
+    published_losses(copied, torch.rand(1, 3, 64, 64), ids, kept, labels, torch.zeros(1, 64, 64)).ce.backward()
+    assert copied.language_model.embed_tokens.weight.grad is None
+    assert copied.encoder.stem.conv1.weight.grad.abs().sum() > 0
+
+
+def test_stochastic_depth_grows_with_depth_and_keeps_the_mean() -> None:
+    encoder = SpexForLandCover(CONFIG).encoder
+    blocks = [block for stage in encoder.stages for block in stage]
+    assert [round(block.drop_path, 3) for block in blocks] == [0.0, 0.1, 0.2, 0.3, 0.4]
+    torch.manual_seed(0)
+    branch = torch.ones(20_000, 1, 1, 1)
+    kept = blocks[-1].train()._kept(branch)
+    assert kept.unique().tolist() == pytest.approx([0.0, 1 / 0.6])
+    assert kept.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert torch.equal(blocks[-1].eval()._kept(branch), branch)
 
 
 def test_the_full_layout_has_the_published_number_of_weights() -> None:
