@@ -6,6 +6,8 @@ Source: SPEX (arXiv 2508.05202) on an InternImage-shaped encoder (arXiv 2211.057
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -142,6 +144,10 @@ class Downsample(nn.Module):
 class Encoder(nn.Module):
     """Four stages at strides 4, 8, 16, 32."""
 
+    gradient_checkpointing = False
+    """Set by transformers' ``activation_checkpointing_enable``: blocks are computed again on the way back."""
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
     def __init__(self, config: SpexConfig, in_channels: int) -> None:
         super().__init__()
         widths = [config.channels * 2**level for level in range(4)]
@@ -159,7 +165,11 @@ class Encoder(nn.Module):
         x = self.stem(x)
         levels = []
         for level, stage in enumerate(self.stages):
-            x = stage(x)
+            if self.gradient_checkpointing and self.training:
+                for block in stage.children():
+                    x = self._gradient_checkpointing_func(block.__call__, x)
+            else:
+                x = stage(x)
             levels.append(x.permute(0, 3, 1, 2))
             if level < 3:
                 x = self.downsamples[level](x)

@@ -117,6 +117,7 @@ class SpexForLandCover(PreTrainedModel):
     base_model_prefix = "spex"
     main_input_name = "pixel_values"
     _supports_sdpa = True
+    supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["mask_decoder.position"]  # noqa: RUF012 (see PositionEncoding)
     config: SpexConfig
     processor: SpexProcessor | None = None
@@ -194,6 +195,24 @@ class SpexForLandCover(PreTrainedModel):
         ).last_hidden_state
         return states
 
+    def read_whole(self, text: TextBatch, image_tokens: Tensor, questions_per_tile: int) -> Tensor:
+        """What :meth:`read_suffix` returns, without a shared cache: every row reads its whole prompt.
+
+        For training with gradient checkpointing, which computes a layer again and cannot keep a key/value cache. Needs
+        little memory, but reads the image once per question.
+        """
+        embed = self.language_model.embed_tokens
+        rows = text.suffix_ids.shape[0]
+        image = image_tokens.repeat_interleave(questions_per_tile, dim=0)
+        before = torch.cat([embed(text.prefix_ids).expand(rows, -1, -1), image], dim=1)
+        seen = text.attention_mask.new_ones(rows, before.shape[1])
+        states: Tensor = self.language_model(
+            inputs_embeds=torch.cat([before, embed(text.suffix_ids)], dim=1),
+            attention_mask=torch.cat([seen, text.attention_mask], dim=1),
+            use_cache=False,
+        ).last_hidden_state
+        return states[:, before.shape[1] :]
+
     def text_logits(self, states: Tensor) -> Tensor:
         """Next-token logits of hidden states, in at least float32."""
         tied = self.config.text.tie_word_embeddings
@@ -216,8 +235,11 @@ class SpexForLandCover(PreTrainedModel):
         assert vision.image_tokens is not None  # set by encode_image; ModelOutput fields must default to None
         image_tokens = vision.image_tokens if see_image else vision.image_tokens[:1, :0]
         tiles = batch if see_image else 1
-        cache = self.read_prefix(text.prefix_ids, image_tokens, text.suffix_ids.shape[0] // tiles)
-        states = self.read_suffix(text, cache)
+        questions_per_tile = text.suffix_ids.shape[0] // tiles
+        if self.is_activation_checkpointing and self.training:
+            states = self.read_whole(text, image_tokens, questions_per_tile)
+        else:
+            states = self.read_suffix(text, self.read_prefix(text.prefix_ids, image_tokens, questions_per_tile))
         prompts = self.condensation(states, text.answer_mask).unflatten(0, (tiles, -1)).expand(batch, -1, -1, -1)
         predicts = text.labels[:, 1:] != -100
         return SpexOutput(

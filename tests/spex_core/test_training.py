@@ -68,6 +68,23 @@ def test_training_learns_two_classes(tmp_path: Path, tiles: torch.Tensor, legend
     assert joint[-1] < 0.5 * joint[0], joint
 
 
+def test_gradient_checkpointing_changes_no_gradient(tiles: torch.Tensor, legend: Legend) -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        model = build_tiny_model(legend).double()
+        if checkpointing:
+            model.activation_checkpointing_enable()
+        model.train()
+        processor = model.processor
+        questions = [question for tile in tiles.numpy() for question in processor.questions(tile, legend)]
+        output = model(tiles.double(), processor.encode(questions, processor.short_answers(legend) * len(tiles)))
+        (output.mask_logits.square().mean() + output.text_logits.square().mean()).backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-9, rtol=1e-7, msg=name)
+
+
 def test_a_perfect_mask_has_no_dice_loss_and_an_empty_one_the_most() -> None:
     target = torch.zeros(1, 100)
     target[:, :30] = 1
