@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,26 @@ def test_explaining_writes_one_text_per_tile_and_class(
     prediction = tiny_model.predict(tiles, legend, explain=explain)
     assert [len(row) for row in prediction.texts] == [9, 9]
     assert torch.isfinite(prediction.scores).all()
+
+
+@pytest.mark.parametrize("explain", ["none", "brief"])
+def test_all_classes_at_once_equal_one_class_at_a_time(
+    tiny_model: SpexForLandCover, legend: Legend, tiles: torch.Tensor, explain: str
+) -> None:
+    tiles[1, :, :, :40] = 0.2  # another tile, with other attributes and prompt lengths
+    together = tiny_model.predict(tiles, legend, explain=explain)
+    pairs = []
+    for entry in legend:  # a legend of one class scores 1 everywhere, so each class is asked beside the first
+        if entry is legend.classes[0]:
+            continue
+        two = dataclasses.replace(legend, classes=(legend.classes[0], entry))
+        alone = [tiny_model.predict(tile[None], two, explain=explain) for tile in tiles]
+        if explain != "none":
+            position = legend.codes.index(entry.code)
+            assert [a.texts[0][1] for a in alone] == [row[position] for row in together.texts]
+        pairs.append(torch.cat([a.scores[:, 1] / a.scores[:, 0] for a in alone]))
+    odds = torch.stack([torch.ones_like(pairs[0]), *pairs], dim=1)
+    torch.testing.assert_close(together.scores, odds / odds.sum(1, keepdim=True), atol=1e-4, rtol=0)
 
 
 def test_decoding_a_batch_equals_decoding_each_tile(
