@@ -14,6 +14,8 @@ from spex_core.processing import SpexProcessor
 from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX, short_answer
 from spex_core.tokenizer import build_tokenizer
 
+torch.set_num_threads(1)  # tiny tensors: waiting for a second thread costs more than it does
+
 
 @pytest.fixture(scope="session")
 def legend() -> Legend:
