@@ -85,6 +85,7 @@ def main() -> None:
         help="stages as STEPS:BATCH:CROP_PX:MODE, mode 'words' (class words only) or 'prompt' (image and attributes)",
     )
     parser.add_argument("--learning-rate", type=float, default=TrainingConfig().learning_rate)
+    parser.add_argument("--balanced", action="store_true", help="draw simulated chips with rare classes more often")
     parser.add_argument("--held-out", type=int, default=16, help="last simulated chips that are only scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
@@ -93,7 +94,10 @@ def main() -> None:
     legend = Legend.from_yaml()
     simulated = ChipFolder(arguments.simulated, legend)
     held_out = range(len(simulated) - arguments.held_out, len(simulated))
-    sources: list[tuple[ChipSource, float]] = [(FirstChips(simulated, held_out.start), 1.0)]
+    trained_on: ChipSource = FirstChips(simulated, held_out.start)
+    if arguments.balanced:
+        trained_on = BalancedChips(trained_on, 4000, arguments.seed)
+    sources: list[tuple[ChipSource, float]] = [(trained_on, 1.0)]
     if arguments.real:
         real = BalancedChips(ChipFolder(arguments.real, legend), 1000, arguments.seed)
         sources = [

@@ -26,6 +26,7 @@ from rasterio.enums import Resampling
 
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
+from spex_core.training import ChipSource
 
 CHIP_PX = 256
 SCALE = 10_000
@@ -107,7 +108,7 @@ class BalancedChips:
         seed: Decides the draw.
     """
 
-    def __init__(self, source: ChipFolder, count: int, seed: int = 0) -> None:
+    def __init__(self, source: ChipSource, count: int, seed: int = 0) -> None:
         self._source = source
         shares = []
         for index in range(len(source)):
