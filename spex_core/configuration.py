@@ -37,6 +37,9 @@ class SpexConfig(PreTrainedConfig):
     index_channels: bool = True
     """Whether spectral indices join the bands as extra input channels (needs the ten Sentinel-2 bands)."""
 
+    band_encoding: bool = False
+    """Whether bands enter by wavelength and pixel size, and may be missing (needs the ten Sentinel-2 bands)."""
+
     # vision encoder
     channels: int = 32
     """Width of the first stage; each later stage doubles it."""
@@ -134,8 +137,9 @@ class SpexConfig(PreTrainedConfig):
             raise ValueError(f"channels ({self.channels}) must be a multiple of group_channels ({self.group_channels})")
         if self.append_image_newline and not self.image_newline:
             raise ValueError("append_image_newline needs image_newline=True")
-        if self.index_channels and tuple(self.bands) != SENTINEL2_BANDS:
-            raise ValueError("index_channels needs the ten Sentinel-2 bands in order; set index_channels=False")
+        for name in ("index_channels", "band_encoding"):
+            if getattr(self, name) and tuple(self.bands) != SENTINEL2_BANDS:
+                raise ValueError(f"{name} needs the ten Sentinel-2 bands in order; set {name}=False")
 
     @classmethod
     def official(cls, **changes: Any) -> SpexConfig:

@@ -6,12 +6,14 @@ Source: SPEX (arXiv 2508.05202) on an InternImage-shaped encoder (arXiv 2211.057
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spex_core.bands import BAND_INDEX, BANDS
 from spex_core.configuration import SpexConfig
 from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3, Sampling
 from spex_core.indices import SPECTRAL_INDICES, spectral_index
@@ -28,6 +30,50 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class BandEncoding(nn.Module):
+    """Any subset of bands, at any of their wavelengths and pixel sizes, becomes the same channels.
+
+    A present band enters through a linear map that is generated from its wavelength and ground sampling distance (the
+    idea of DOFA, arXiv 2403.15356), on top of the identity of its channel; a missing one through a learned vector. With
+    ten bands and a freshly initialised generator the output is the input.
+    """
+
+    FREQUENCIES = 6
+
+    def __init__(self, bands: int, hidden: int = 32) -> None:
+        super().__init__()
+        last = nn.Linear(hidden, bands + bands)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.generator = nn.Sequential(nn.Linear(2 * self.FREQUENCIES + 2, hidden), nn.GELU(), last)
+        self.missing = nn.Parameter(torch.zeros(bands, bands))
+
+    def forward(self, x: Tensor, present: Tensor, wavelength_nm: Tensor, gsd_m: Tensor) -> Tensor:
+        """Mixes the present bands.
+
+        Args:
+            x: float ``[B, C, H, W]``, normalised reflectance; 0 in missing bands.
+            present: bool ``[B, C]``.
+            wavelength_nm: float ``[B, C]``.
+            gsd_m: float ``[B, C]``, size of a pixel's ground sample.
+
+        Returns:
+            float ``[B, C, H, W]``.
+        """
+        bands = x.shape[1]
+        micrometres = wavelength_nm.unsqueeze(-1) / 1000.0
+        phase = (
+            micrometres * math.pi * 2.0 ** torch.arange(self.FREQUENCIES, device=x.device, dtype=micrometres.dtype) / 2
+        )
+        encoding = torch.cat([phase.sin(), phase.cos(), micrometres, torch.log2(gsd_m / 10.0).unsqueeze(-1)], dim=-1)
+        weights, offsets = self.generator(encoding.to(x.dtype)).split(bands, dim=-1)  # [B, C in, C out] each
+        here = present.to(x.dtype).unsqueeze(-1)
+        mixing = here * (torch.eye(bands, device=x.device, dtype=x.dtype) + weights)
+        constant = (here * offsets + (1 - here) * self.missing).sum(1)
+        mixed: Tensor = torch.einsum("bihw,bio->bohw", x, mixing) + constant[..., None, None]
+        return mixed
+
+
 class SpectralInput(nn.Module):
     """Surface reflectance ``[B, C, H, W]`` → normalised channels, with spectral indices beside them if configured."""
 
@@ -42,6 +88,8 @@ class SpectralInput(nn.Module):
         self.register_buffer("mean", torch.empty(1, len(config.bands), 1, 1), persistent=False)
         self.register_buffer("std", torch.empty(1, len(config.bands), 1, 1), persistent=False)
         self.reset_normalisation()
+        if config.band_encoding:
+            self.encoding = BandEncoding(len(config.bands))
 
     @torch.no_grad()
     def reset_normalisation(self) -> None:
@@ -50,14 +98,42 @@ class SpectralInput(nn.Module):
             if not buffer.is_meta:
                 buffer.copy_(torch.tensor(values).view(1, -1, 1, 1))
 
-    def forward(self, reflectance: Tensor) -> Tensor:
-        """``[B, C, H, W]`` reflectance → ``[B, C', H, W]``; the last seven of C' are indices in [-1, 1]."""
+    def forward(self, reflectance: Tensor, wavelength_nm: Tensor | None = None, gsd_m: Tensor | None = None) -> Tensor:
+        """Normalises, encodes the bands if configured, and appends indices.
+
+        Args:
+            reflectance: float ``[B, C, H, W]``. With a band encoding, a band that is NaN throughout is missing.
+            wavelength_nm: float ``[B, C]``; default: Sentinel-2's.
+            gsd_m: float ``[B, C]``, metres; default: Sentinel-2's.
+
+        Returns:
+            float ``[B, C', H, W]``; the last seven of C' are indices in [-1, 1], 0 where a band is missing.
+        """
         normalised = (reflectance - self.mean) / self.std
+        if hasattr(self, "encoding"):
+            present = ~reflectance[:, :, 0, 0].isnan()
+            table = reflectance.new_tensor([[band.wavelength_nm, band.gsd_m] for band in BANDS]).T
+            wavelength_nm = table[0].expand(len(reflectance), -1) if wavelength_nm is None else wavelength_nm
+            gsd_m = table[1].expand(len(reflectance), -1) if gsd_m is None else gsd_m
+            normalised = self.encoding(normalised.nan_to_num(0.0), present, wavelength_nm, gsd_m)
+            reflectance = with_either_near_infrared(reflectance)
         if not self.index_channels:
             return normalised
         # "brightness" is a plain mean of bands: nothing that the first convolution could not form itself.
         indices = [spectral_index(name, reflectance) for name in SPECTRAL_INDICES if name != "brightness"]
-        return torch.cat([normalised, torch.stack(indices, dim=1)], dim=1)
+        return torch.cat([normalised, torch.stack(indices, dim=1).nan_to_num(0.0)], dim=1)
+
+
+def with_either_near_infrared(reflectance: Tensor) -> Tensor:
+    """B08 and B8A lie 32 nm apart: where one is missing (NaN) the other stands in, so that indices can be formed.
+
+    ``[B, 10, H, W]`` → the same.
+    """
+    wide, narrow = BAND_INDEX["B08"], BAND_INDEX["B8A"]
+    filled = reflectance.clone()
+    filled[:, wide] = torch.where(reflectance[:, wide].isnan(), reflectance[:, narrow], reflectance[:, wide])
+    filled[:, narrow] = torch.where(reflectance[:, narrow].isnan(), reflectance[:, wide], reflectance[:, narrow])
+    return filled
 
 
 class Stem(nn.Module):

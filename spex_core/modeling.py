@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.utils.generic import ModelOutput
 
+from spex_core.bands import BANDS, Band, band_slots
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
@@ -155,9 +156,17 @@ class SpexForLandCover(PreTrainedModel):
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def encode_image(self, pixel_values: Tensor) -> VisionOutput:
-        """One vision pass, shared by all classes. ``pixel_values`` float ``[B, C, H, W]``, surface reflectance."""
-        inputs = self.spectral_input(pixel_values)
+    def encode_image(
+        self, pixel_values: Tensor, wavelength_nm: Tensor | None = None, gsd_m: Tensor | None = None
+    ) -> VisionOutput:
+        """One vision pass, shared by all classes.
+
+        Args:
+            pixel_values: Surface reflectance, float ``[B, C, H, W]``; NaN in missing bands if ``band_encoding`` is set.
+            wavelength_nm: float ``[B, C]``; default: Sentinel-2's.
+            gsd_m: float ``[B, C]``, metres; default: Sentinel-2's.
+        """
+        inputs = self.spectral_input(pixel_values, wavelength_nm, gsd_m)
         levels = self.encoder(inputs)
         aggregated = self.aggregator(levels)
         image_tokens = self.projector(aggregated.flatten(2).transpose(1, 2))
@@ -221,7 +230,9 @@ class SpexForLandCover(PreTrainedModel):
 
     # -- training ---------------------------------------------------------------------------------------------------
 
-    def forward(self, pixel_values: Tensor, text: TextBatch, see_image: bool = True) -> SpexOutput:
+    def forward(
+        self, pixel_values: Tensor, text: TextBatch, see_image: bool = True, gsd_m: Tensor | None = None
+    ) -> SpexOutput:
         """Teacher-forced pass over B tiles x K questions with answers.
 
         Args:
@@ -229,9 +240,10 @@ class SpexForLandCover(PreTrainedModel):
             text: B*K encoded questions with answers (tile-major), or K questions if ``see_image`` is False.
             see_image: False reads the K questions once without image tokens and shares them over the batch: a cheap
                 warm-up in which the masks learn from the vision side and class words alone.
+            gsd_m: float ``[B, C]``, metres; default: Sentinel-2's.
         """
         batch = pixel_values.shape[0]
-        vision = self.encode_image(pixel_values)
+        vision = self.encode_image(pixel_values, gsd_m=gsd_m)
         assert vision.image_tokens is not None  # set by encode_image; ModelOutput fields must default to None
         image_tokens = vision.image_tokens if see_image else vision.image_tokens[:1, :0]
         tiles = batch if see_image else 1
@@ -258,6 +270,8 @@ class SpexForLandCover(PreTrainedModel):
         *,
         explain: Explain = "none",
         questions: Sequence[str] | None = None,
+        bands: Sequence[Band | str] | None = None,
+        gsd_m: float | None = None,
     ) -> LandCoverPrediction:
         """Scores every class of a legend for a batch of tiles.
 
@@ -269,6 +283,9 @@ class SpexForLandCover(PreTrainedModel):
                 ``"full"`` let the model write an answer, whose states condition the masks.
             questions: B*K prompts (tile-major) instead of those computed from the pixels: for evaluations that
                 shuffle or drop the attributes.
+            bands: What the C channels are, if not the model's own bands in order: names of Sentinel-2 bands, or
+                :class:`spex_core.bands.Band` of another sensor. For models with ``band_encoding``.
+            gsd_m: Size of a pixel on the ground where it is not the bands' own, metres (images resampled to 20 m, say).
 
         Returns:
             Scores ``[B, K, H, W]`` that sum to 1 over K, and B x K texts (none for ``"none"``).
@@ -280,7 +297,10 @@ class SpexForLandCover(PreTrainedModel):
             raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")
         if explain not in ("none", *NEW_TOKENS):
             raise ModelInputError(f"explain must be 'none', 'brief' or 'full', not {explain!r}")
-        self.processor.check_pixels(pixel_values)
+        self.processor.check_pixels(pixel_values, None if bands is None else len(bands))
+        wavelengths, samplings = None, None
+        if bands is not None or gsd_m is not None:
+            pixel_values, wavelengths, samplings = self._as_channels(pixel_values, bands or self.config.bands, gsd_m)
         tiles = pixel_values.float().cpu().numpy()
         if questions is None:
             questions = [text for tile in tiles for text in self.processor.questions(tile, legend)]
@@ -288,7 +308,7 @@ class SpexForLandCover(PreTrainedModel):
             raise ModelInputError(f"{len(questions)} questions for {len(tiles)} tiles x {len(legend)} classes")
         answers = self.processor.short_answers(legend) * len(tiles) if explain == "none" else None
         text = self.processor.encode(questions, answers).to(self.device)
-        vision = self.encode_image(pixel_values.to(self.device, self.dtype))
+        vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
         assert vision.image_tokens is not None
         context = text.prefix_ids.numel() + vision.image_tokens.shape[1] + text.suffix_ids.shape[1]
         context += NEW_TOKENS.get(explain, 0)
@@ -313,6 +333,29 @@ class SpexForLandCover(PreTrainedModel):
         if self.config.official_numerics:
             return LandCoverPrediction(scores=_shares(logits.float()), texts=texts)
         return LandCoverPrediction(scores=(logits.float() / self.config.temperature).softmax(dim=1), texts=texts)
+
+    def _as_channels(
+        self, pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Puts bands into the model's channels, NaN in the others; wavelength and pixel size ``[B, C]`` beside them."""
+        if not self.config.band_encoding:
+            raise ModelInputError(
+                f"this checkpoint takes {' '.join(self.config.bands)} as they are; other bands or pixel sizes need one "
+                "that was trained with band_encoding"
+            )
+        slots, described = band_slots(bands)
+        channels = pixel_values.new_full((len(pixel_values), len(BANDS), *pixel_values.shape[-2:]), torch.nan)
+        channels[:, list(slots)] = pixel_values
+        wavelength = [band.wavelength_nm for band in BANDS]
+        sampling = [float(band.gsd_m) for band in BANDS]
+        for slot, band in zip(slots, described, strict=True):
+            wavelength[slot], sampling[slot] = band.wavelength_nm, float(band.gsd_m)
+        if gsd_m is not None:
+            sampling = [max(gsd_m, own) for own in sampling]
+        rows = len(pixel_values)
+        described_bands = torch.tensor([wavelength, sampling], device=self.device, dtype=self.dtype)
+        wavelength_nm, sampling_m = described_bands[:, None].expand(-1, rows, -1)
+        return channels, wavelength_nm, sampling_m
 
     def _decode(
         self, text: TextBatch, states: Tensor, cache: DynamicCache, new_tokens: int

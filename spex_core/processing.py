@@ -76,11 +76,18 @@ class SpexProcessor(ProcessorMixin):
         self.literal_newline = literal_newline
         super().__init__(tokenizer)
 
-    def check_pixels(self, pixel_values: Tensor) -> None:
-        """Raises :class:`ModelInputError` unless ``pixel_values`` is a finite float ``[B, C, H, W]`` of this model."""
+    def check_pixels(self, pixel_values: Tensor, bands: int | None = None) -> None:
+        """Raises :class:`ModelInputError` unless ``pixel_values`` is a finite float ``[B, C, H, W]`` of this model.
+
+        Args:
+            pixel_values: To be checked.
+            bands: How many bands were announced, if not the model's own.
+        """
         if pixel_values.ndim != 4:
             raise ModelInputError(f"pixel_values must be [B, C, H, W], got shape {tuple(pixel_values.shape)}")
-        if pixel_values.shape[1] != len(self.bands):
+        if bands is not None and pixel_values.shape[1] != bands:
+            raise ModelInputError(f"pixel_values has {pixel_values.shape[1]} bands, but {bands} were named")
+        if bands is None and pixel_values.shape[1] != len(self.bands):
             raise ModelInputError(
                 f"pixel_values has {pixel_values.shape[1]} bands; this model takes {len(self.bands)}: "
                 f"{' '.join(self.bands)}"

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spex_core.augmentation import Chip, augment
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
 from spex_core.losses import mask_losses, text_loss
@@ -35,7 +36,7 @@ class ChipSource(Protocol):
     def __len__(self) -> int: ...
 
     def chip(self, index: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Reflectance ``[10, H, W]``, class probabilities ``[K, H, W]`` and pixel weight ``[H, W]``."""
+        """Reflectance ``[10, H, W]`` (NaN: missing band), class probabilities ``[K, H, W]``, weight ``[H, W]``."""
         ...
 
 
@@ -62,6 +63,8 @@ class TrainingConfig:
     seed: int = 0
     weights: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 2.0)
     """Of text cross-entropy, BCE, Dice (the paper's 1, 2, 1) and the joint cross-entropy over the legend."""
+    band_subsets: float = 0.3
+    """Share of training views that lose bands; only for models with ``band_encoding``."""
     checkpoint_every: int = 200
 
     @property
@@ -76,37 +79,6 @@ class TrainingConfig:
                 return stage
             step -= stage.steps
         return self.stages[-1]
-
-
-def augment(
-    chip: tuple[FloatArray, FloatArray, FloatArray], crop_px: int, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Random crop, flip and quarter turn; gain, haze and noise on reflectance; sometimes a filled hole."""
-    reflectance, target, weight = chip
-    height, width = weight.shape
-    row = int(rng.integers(0, height - crop_px + 1))
-    col = int(rng.integers(0, width - crop_px + 1))
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-
-    def place(array: FloatArray) -> FloatArray:
-        array = np.rot90(array[..., row : row + crop_px, col : col + crop_px], turns, axes=(-2, -1))
-        # A copy, always: the hole below is cut into it, and must not stay in the source.
-        return np.array(array[..., ::-1] if flip else array, dtype=np.float32, order="C")
-
-    reflectance, target, weight = place(reflectance), place(target), place(weight)
-    gain = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, (10, 1, 1))).astype(np.float32)
-    gain[3:8] *= np.float32(np.exp(rng.normal(0, 0.12)))  # red edge and near infrared: canopies differ by region
-    gain[8:] *= np.float32(np.exp(rng.normal(0, 0.10)))
-    haze = np.float32(max(0.0, rng.normal(0, 0.01))) * np.linspace(1, 0.1, 10, dtype=np.float32)[:, None, None]
-    reflectance = reflectance * gain + haze + np.float32(rng.normal(0, 0.003))
-    if rng.random() < 0.3:
-        reflectance = reflectance + rng.normal(0, 0.006, reflectance.shape).astype(np.float32)
-    if rng.random() < 0.15:  # as at run time: missing pixels are filled with the tile's mean and not scored
-        size = int(rng.integers(crop_px // 8, crop_px // 2))
-        y, x = (int(rng.integers(0, crop_px - size)) for _ in range(2))
-        reflectance[:, y : y + size, x : x + size] = reflectance.mean((1, 2), keepdims=True)
-        weight[y : y + size, x : x + size] = 0
-    return reflectance, target, weight
 
 
 def answers_for(legend: Legend, target: FloatArray, weight: FloatArray, rng: np.random.Generator) -> list[str]:
@@ -156,6 +128,8 @@ def train(
     """
     if model.processor is None:
         raise CheckpointError("train() needs a model with its processor set")
+    if not model.config.band_encoding:
+        config = replace(config, band_subsets=0.0)
     torch.manual_seed(config.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     average: SpexForLandCover = copy.deepcopy(model)
@@ -178,7 +152,7 @@ def train(
         rng = np.random.default_rng((config.seed, step))
         for group in optimiser.param_groups:
             group["lr"] = config.learning_rate * _schedule(step, config)
-        losses = _losses(model, _batch(sources, shares, stage, legend, rng), legend, stage, rng)
+        losses = _losses(model, _batch(sources, shares, stage, rng, config.band_subsets), legend, stage, rng)
         names = ("text", "bce", "dice", "joint")
         total = torch.stack([w * losses[n] for w, n in zip(config.weights, names, strict=True)]).sum()
         optimiser.zero_grad(set_to_none=True)
@@ -226,41 +200,44 @@ def _batch(
     sources: Sequence[tuple[ChipSource, float]],
     shares: npt.NDArray[np.float64],
     stage: Stage,
-    legend: Legend,
     rng: np.random.Generator,
-) -> list[tuple[FloatArray, FloatArray, FloatArray]]:
+    subsets: float,
+) -> list[Chip]:
     chips = []
     for _ in range(stage.batch):
         source = sources[int(rng.choice(len(sources), p=shares))][0]
-        chips.append(augment(source.chip(int(rng.integers(len(source)))), stage.crop_px, rng))
+        chips.append(augment(source.chip(int(rng.integers(len(source)))), stage.crop_px, rng, subsets=subsets))
     return chips
 
 
 def _losses(
     model: SpexForLandCover,
-    chips: list[tuple[FloatArray, FloatArray, FloatArray]],
+    chips: list[Chip],
     legend: Legend,
     stage: Stage,
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:
     processor = model.processor
     assert processor is not None
-    reflectance, target, weight = (torch.from_numpy(np.stack(parts)) for parts in zip(*chips, strict=True))
+    reflectance, target, weight, gsd = (
+        torch.from_numpy(np.stack([getattr(chip, name) for chip in chips]))
+        for name in ("reflectance", "target", "weight", "gsd_m")
+    )
     if stage.see_image:
         # Attributes are dropped now and then, so that the masks do not come to depend on them.
         questions = [
             question
-            for pixels, _, _ in chips
+            for chip in chips
             for question in processor.questions(
-                pixels, legend, max_records=int(rng.integers(0, processor.attribute_records + 1))
+                chip.reflectance, legend, max_records=int(rng.integers(0, processor.attribute_records + 1))
             )
         ]
-        answers = [a for _, t, w in chips for a in answers_for(legend, t, w, rng)]
+        answers = [a for chip in chips for a in answers_for(legend, chip.target, chip.weight, rng)]
     else:
-        questions = processor.questions(chips[0][0], legend, max_records=0)
+        questions = processor.questions(chips[0].reflectance, legend, max_records=0)
         answers = processor.short_answers(legend)
     model.train()
-    output = model(reflectance, processor.encode(questions, answers), see_image=stage.see_image)
+    output = model(reflectance, processor.encode(questions, answers), see_image=stage.see_image, gsd_m=gsd)
     losses = mask_losses(output.mask_logits, target, weight)
     losses["text"] = text_loss(output.text_logits, output.text_targets)
     return losses

@@ -24,6 +24,7 @@ import rasterio
 import torch
 from rasterio.enums import Resampling
 
+from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
 from spex_core.training import ChipSource
@@ -34,13 +35,6 @@ TEACHER_CODES = (80, 10, 30, 90, 40, 20, 50, 60, 70)
 """WorldCover code of each Dynamic World class, in its channel order."""
 TEACHER_CONFIDENCE = 0.45
 """Pixels whose best teacher class is less probable than this are not labelled."""
-BOA_TO_TOA = {
-    "B02": (0.638, 0.0843), "B03": (0.682, 0.0526), "B04": (0.787, 0.0326), "B05": (0.766, 0.0298),
-    "B06": (0.805, 0.0314), "B07": (0.853, 0.0292), "B08": (0.806, 0.0246), "B8A": (0.853, 0.0246),
-    "B11": (0.905, 0.0037), "B12": (0.836, 0.0021),
-}  # fmt: skip
-"""Per-band slope and offset from surface to top-of-atmosphere reflectance, fitted on same-date pairs (B8A: as B07)."""
-
 FloatArray = npt.NDArray[np.float32]
 
 

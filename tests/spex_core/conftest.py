@@ -22,7 +22,7 @@ def legend() -> Legend:
     return Legend.from_yaml()
 
 
-def build_tiny_model(legend: Legend, seed: int = 0) -> SpexForLandCover:
+def build_tiny_model(legend: Legend, seed: int = 0, *, band_encoding: bool = False) -> SpexForLandCover:
     """A model of a few ten thousand weights."""
     texts = [SYSTEM_PREFIX, USER_SUFFIX, END_OF_TURN, "[0.12, 0.34]", *(short_answer(entry.noun) for entry in legend)]
     tokenizer = build_tokenizer(texts * 3, 400)
@@ -41,6 +41,7 @@ def build_tiny_model(legend: Legend, seed: int = 0) -> SpexForLandCover:
     )
     torch.manual_seed(seed)
     config = SpexConfig(
+        band_encoding=band_encoding,
         channels=8,
         depths=(1, 1, 1, 1),
         aggregator_channels=32,

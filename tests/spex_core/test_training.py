@@ -10,7 +10,7 @@ import torch
 
 from spex_core.legend import Legend
 from spex_core.losses import dice_loss, mask_losses
-from spex_core.training import Stage, TrainingConfig, augment, train
+from spex_core.training import Stage, TrainingConfig, train
 from tests.spex_core.conftest import build_tiny_model
 
 CONFIG = TrainingConfig(
@@ -101,22 +101,3 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
     sum(mask_losses(logits, target, weight).values()).backward()
     assert logits.grad[:, :, :4].abs().max() == 0
     assert logits.grad[:, :, 4:].abs().min() > 0
-
-
-def test_augmentation_moves_pixels_and_labels_together(tiles: torch.Tensor, legend: Legend) -> None:
-    chip = TwoHalves(tiles, legend).chip(0)
-    for seed in range(20):
-        pixels, target, weight = augment(chip, 32, np.random.default_rng(seed))
-        assert pixels.shape == (10, 32, 32)
-        vegetated = pixels[6] > 0.15
-        labelled = weight > 0
-        assert (vegetated == (target[legend.codes.index(10)] > 0.5))[labelled].mean() > 0.99
-
-
-def test_augmentation_leaves_the_source_alone() -> None:
-    rng = np.random.default_rng(0)
-    chip = (np.full((10, 32, 32), 0.2, np.float32), np.ones((1, 32, 32), np.float32), np.ones((32, 32), np.float32))
-    for _ in range(200):
-        augment(chip, 32, rng)
-    assert chip[2].all()
-    assert np.all(chip[0] == np.float32(0.2))
