@@ -74,6 +74,8 @@ class SpexConfig(PreTrainedConfig):
     """At most so many attribute records per class in a prompt (the published data have up to ten)."""
     attribute_fields: tuple[str, ...] | list[str] = ("size", "centroid", "location", "indices")
     """Fields of a record that are written into the prompt; see :mod:`spex_core.prompts`."""
+    attribute_digits: int = 3
+    """Decimals of the numbers in a prompt; each digit is a token. A checkpoint's processor keeps its own."""
 
     # mask decoder
     decoder_width: int = 96

@@ -23,11 +23,25 @@ _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
 
 @dataclass(frozen=True)
 class IndexCondition:
-    """``low <= index <= high``; ``None`` leaves that side open."""
+    """``low <= index <= high``; ``None`` leaves that side open.
+
+    A bound with a range may follow the image inside it where candidates for the prompts are sought
+    (:func:`spex_core.priors.candidate_masks`). The index-only map uses the fixed bounds.
+    """
 
     index: str
     low: float | None
     high: float | None
+    low_range: tuple[float, float] | None = None
+    """Least and most value of an adapted ``low``; ``None``: it stays."""
+    high_range: tuple[float, float] | None = None
+    """The same for ``high``."""
+
+    def to_list(self) -> list[Any]:
+        """The form of the legend file; without ranges it has three items."""
+        ranges = {"low": self.low_range, "high": self.high_range}
+        moving = {side: list(span) for side, span in ranges.items() if span is not None}
+        return [self.index, self.low, self.high, *([moving] if moving else [])]
 
 
 @dataclass(frozen=True)
@@ -119,7 +133,7 @@ class Legend:
                     "name": c.name,
                     "noun": c.noun,
                     "color": c.color,
-                    "prior": [[p.index, p.low, p.high] for p in c.prior],
+                    "prior": [p.to_list() for p in c.prior],
                 }
                 for c in self.classes
             ],
@@ -185,12 +199,37 @@ class Legend:
 
 
 def _condition(entry: Any, where: str) -> IndexCondition:
-    if not isinstance(entry, list) or len(entry) != 3 or entry[0] not in SPECTRAL_INDICES:
-        raise LegendError(f"{where}: prior {entry!r} is not [index, low, high] with index in {SPECTRAL_INDICES}")
+    if not isinstance(entry, list) or len(entry) not in (3, 4) or entry[0] not in SPECTRAL_INDICES:
+        raise LegendError(
+            f"{where}: prior {entry!r} is not [index, low, high] or [index, low, high, {{low: [least, most]}}] "
+            f"with index in {SPECTRAL_INDICES}"
+        )
     try:
-        low, high = (None if v is None else float(v) for v in entry[1:])
+        low, high = (None if v is None else float(v) for v in entry[1:3])
     except (TypeError, ValueError) as error:
         raise LegendError(f"{where}: prior {entry!r} has bounds that are not numbers") from error
     if any(v is not None and not math.isfinite(v) for v in (low, high)):
         raise LegendError(f"{where}: prior {entry!r} has a bound that is not finite; write null for an open side")
-    return IndexCondition(str(entry[0]), low, high)
+    ranges = entry[3] if len(entry) == 4 else {}
+    if not isinstance(ranges, dict) or not set(ranges) <= {"low", "high"}:
+        raise LegendError(f"{where}: prior {entry!r}: the fourth item is {{low: [least, most], high: [least, most]}}")
+    spans = (_range(entry, side, bound, ranges.get(side), where) for side, bound in (("low", low), ("high", high)))
+    return IndexCondition(str(entry[0]), low, high, *spans)
+
+
+def _range(entry: Any, side: str, bound: float | None, span: Any, where: str) -> tuple[float, float] | None:
+    """The range that a bound may move in, checked: ``least <= bound <= most``."""
+    if span is None:
+        return None
+    if bound is None:
+        raise LegendError(f"{where}: prior {entry!r}: {side} is open (null), so it can have no range")
+    if (
+        not isinstance(span, list)
+        or len(span) != 2
+        or not all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in span)
+    ):
+        raise LegendError(f"{where}: prior {entry!r}: the range of {side} is not [least, most] in numbers")
+    least, most = float(span[0]), float(span[1])
+    if not least <= bound <= most:
+        raise LegendError(f"{where}: prior {entry!r}: {side} {bound:g} lies outside its range {least:g} to {most:g}")
+    return least, most

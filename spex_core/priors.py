@@ -1,18 +1,22 @@
 """Spectral priors: what classical index rules say about an image, from the imagery alone (never from labels).
 
-Rules are declared per class in the legend (``prior``). They serve twice: as the index-only baseline map, and as the
-source of the attribute records that stand in the prompts (SPIE, arXiv 2508.05202 section III).
+Rules are declared per class in the legend (``prior``). They serve twice: with fixed bounds as the index-only baseline
+map, pixel by pixel; and with bounds that follow the image as the source of the attribute records that stand in the
+prompts (SPIE, arXiv 2508.05202 section III; docs/decisions/0010).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import ConvexHull, QhullError
+from skimage.filters import threshold_otsu
 
+from spex_core.bands import SENTINEL2_BANDS
 from spex_core.indices import spectral_index
 from spex_core.legend import Legend, LegendClass
 
@@ -65,6 +69,81 @@ def index_scores(reflectance: FloatArray, legend: Legend) -> FloatArray:
     return np.asarray(scores / scores.sum(axis=0, keepdims=True), np.float32)
 
 
+TWO_GROUPS = 0.75
+"""Share of an index's variance that lies between Otsu's two groups, from which a bound follows the image. One group
+alone, cut in two, has 0.64 (normal distribution) to 0.75 (uniform)."""
+MIN_OBJECT_PX = 4
+"""Candidates smaller than this are noise, and no record describes them."""
+
+
+def candidate_masks(reflectance: FloatArray, legend: Legend) -> npt.NDArray[np.bool_]:
+    """Pixels that may belong to each class, for the attribute records of the prompts.
+
+    The rules of the legend, with two differences to :func:`index_margins`: a bound that has a range moves to Otsu's
+    threshold of the image (Otsu 1979) inside that range, where the image has two groups of the index; and masks are
+    cleaned by a 3 x 3 majority, because salt and pepper joins up into objects that are none. So a mask depends on
+    the whole image, as the records made from it do.
+
+    Args:
+        reflectance: Surface reflectance, float32 ``[10, H, W]``; NaN throughout a missing band, or in a missing pixel.
+        legend: K classes with priors.
+
+    Returns:
+        bool ``[K, H, W]``; classes may overlap. A condition whose index needs a missing band is dropped; a class
+        that keeps no condition has no candidates, and neither has a pixel where a kept index is missing.
+    """
+    indices: dict[str, FloatArray] = {}
+    thresholds: dict[str, float | None] = {}
+
+    def index_of(name: str) -> FloatArray:
+        if name not in indices:
+            indices[name] = np.asarray(spectral_index(name, reflectance), np.float32)
+        return indices[name]
+
+    def bound(name: str, fixed: float, span: tuple[float, float] | None) -> float:
+        if span is None:
+            return fixed
+        if name not in thresholds:
+            thresholds[name] = otsu_threshold(index_of(name))
+        found = thresholds[name]
+        return fixed if found is None else min(max(found, span[0]), span[1])
+
+    masks = np.zeros((len(legend), *reflectance.shape[-2:]), bool)
+    for mask, entry in zip(masks, legend, strict=True):
+        usable = [condition for condition in entry.prior if np.isfinite(index_of(condition.index)).any()]
+        if not usable:
+            continue
+        mask[:] = True
+        for condition in usable:
+            value = index_of(condition.index)
+            if condition.low is not None:
+                mask &= value > bound(condition.index, condition.low, condition.low_range)
+            if condition.high is not None:
+                mask &= value < bound(condition.index, condition.high, condition.high_range)
+        mask &= np.logical_and.reduce([np.isfinite(index_of(condition.index)) for condition in usable])
+        mask[:] = ndimage.uniform_filter(mask.astype(np.float32), 3, mode="nearest") > 0.5
+    return masks
+
+
+def otsu_threshold(values: FloatArray) -> float | None:
+    """Otsu's threshold of an index layer, or None where the layer does not fall into two groups.
+
+    Args:
+        values: Index values of any shape; what is not finite is left out.
+    """
+    found = values[np.isfinite(values)]
+    spread = float(found.var()) if found.size else 0.0
+    if spread < 1e-6:  # constant (an index step of 0.001): nothing to separate
+        return None
+    threshold = float(threshold_otsu(found))  # type: ignore[no-untyped-call]  # typed in part
+    above = found > threshold
+    share = float(above.mean())
+    if not 0 < share < 1:
+        return None
+    between = share * (1 - share) * float(found[above].mean() - found[~above].mean()) ** 2
+    return threshold if between > TWO_GROUPS * spread else None
+
+
 @dataclass(frozen=True)
 class AttributeRecord:
     """One candidate object of a class, as text-ready numbers (SPIE; all lengths are shares of the image side)."""
@@ -80,7 +159,9 @@ class AttributeRecord:
     share: float
     """Area of the object, share of the image."""
     indices: dict[str, float]
-    """Mean spectral indices over the object; empty if no reflectance was given."""
+    """Mean spectral indices over the object, none that needs a missing band; empty if no reflectance was given."""
+    reflectance: dict[str, float] = field(default_factory=dict)
+    """Mean surface reflectance of the object per band, without missing bands; empty if no reflectance was given."""
 
 
 SIZE_WORDS: tuple[tuple[float, str], ...] = (
@@ -99,14 +180,16 @@ RECORD_INDICES: tuple[str, ...] = ("ndvi", "mndwi", "ndbi")
 
 
 def region_attributes(
-    mask: npt.NDArray[np.bool_], reflectance: FloatArray | None = None, *, max_records: int = 10
+    mask: npt.NDArray[np.bool_], reflectance: FloatArray | None = None, *, max_records: int = 10, min_pixels: int = 1
 ) -> tuple[AttributeRecord, ...]:
     """Describes the connected objects of a mask, largest first (SPIE, arXiv 2508.05202).
 
     Args:
         mask: bool ``[H, W]``, candidate pixels of one class; 8-connected objects are described.
-        reflectance: Surface reflectance, float32 ``[10, H, W]``, for the mean index values; optional.
+        reflectance: Surface reflectance, float32 ``[10, H, W]`` (NaN: missing), for the mean index values and the
+            mean reflectance; optional.
         max_records: At most so many records.
+        min_pixels: Smaller objects are not described.
 
     Returns:
         Records sorted by area (ties: first pixel in row-major order). Coordinates are pixel indices divided by the
@@ -117,6 +200,7 @@ def region_attributes(
         return ()
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-areas, kind="stable")[:max_records]
+    order = order[areas[order] >= min_pixels]
     height, width = mask.shape
     windows = ndimage.find_objects(labels)
     records = []
@@ -128,10 +212,11 @@ def region_attributes(
         x += columns.start
         cx, cy = float(x.mean()) / width, float(y.mean()) / height
         share = float(areas[label - 1]) / mask.size
-        indices = {}
+        indices, bands = {}, {}
         if reflectance is not None:
             patch = reflectance[:, rows, columns][:, inside]
-            indices = {name: float(np.mean(spectral_index(name, patch, band_axis=-2))) for name in RECORD_INDICES}
+            indices = _means({name: spectral_index(name, patch, band_axis=-2) for name in RECORD_INDICES})
+            bands = _means(dict(zip(SENTINEL2_BANDS, patch, strict=True)))
         corners = _minimum_area_rectangle(np.stack([x, y], axis=1)) / (width, height)
         records.append(
             AttributeRecord(
@@ -141,9 +226,16 @@ def region_attributes(
                 box=tuple((float(a), float(b)) for a, b in corners),
                 share=share,
                 indices=indices,
+                reflectance=bands,
             )
         )
     return tuple(records)
+
+
+def _means(layers: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Mean of the finite values of each layer; layers without any are left out."""
+    finite = {name: values[np.isfinite(values)] for name, values in layers.items()}
+    return {name: float(np.mean(values)) for name, values in finite.items() if values.size}
 
 
 def location_word(x: float, y: float) -> str:

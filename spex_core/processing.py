@@ -16,8 +16,8 @@ from spex_core.bands import SENTINEL2_BANDS
 from spex_core.configuration import LARGEST_STRIDE
 from spex_core.errors import ModelInputError
 from spex_core.legend import Legend, LegendClass
-from spex_core.priors import AttributeRecord, index_margins, region_attributes
-from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
+from spex_core.priors import MIN_OBJECT_PX, AttributeRecord, candidate_masks, region_attributes
+from spex_core.prompts import END_OF_TURN, PUBLISHED_DIGITS, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
 
 
 @dataclass
@@ -53,7 +53,7 @@ class SpexProcessor(ProcessorMixin):
         bands: Band names the model was built for, in channel order.
         attribute_records: Records per class in a prompt.
         attribute_fields: Fields of a record in a prompt.
-        digits: Decimals of numbers in a prompt.
+        digits: Decimals of numbers in a prompt; each digit is a token.
         literal_newline: Starts a question with backslash and n, as the published demo does, not with a line break.
     """
 
@@ -65,7 +65,7 @@ class SpexProcessor(ProcessorMixin):
         bands: Sequence[str] = SENTINEL2_BANDS,
         attribute_records: int = 2,
         attribute_fields: Sequence[str] = ("size", "centroid", "location", "indices"),
-        digits: int = 2,
+        digits: int = PUBLISHED_DIGITS,
         literal_newline: bool = False,
         **kwargs: object,
     ) -> None:
@@ -108,17 +108,16 @@ class SpexProcessor(ProcessorMixin):
         """One question per legend class for one tile, attributes computed from the imagery by the legend's priors.
 
         Args:
-            reflectance: float32 ``[10, H, W]``.
+            reflectance: float32 ``[10, H, W]``; NaN throughout a missing band.
             legend: K classes.
             max_records: Overrides ``attribute_records``; 0 asks without attributes.
         """
         limit = self.attribute_records if max_records is None else max_records
         if limit == 0 or tuple(self.bands) != SENTINEL2_BANDS:
             return [self.question(entry, ()) for entry in legend]
-        margins = index_margins(reflectance, legend)
         return [
-            self.question(entry, region_attributes(margin > 0, reflectance, max_records=limit))
-            for entry, margin in zip(legend, margins, strict=True)
+            self.question(entry, region_attributes(mask, reflectance, max_records=limit, min_pixels=MIN_OBJECT_PX))
+            for entry, mask in zip(legend, candidate_masks(reflectance, legend), strict=True)
         ]
 
     def question(self, entry: LegendClass, records: Sequence[AttributeRecord]) -> str:

@@ -19,10 +19,19 @@ SYSTEM_PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|i
 USER_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 END_OF_TURN = "<|im_end|>"
 """Ends an answer; the token that stops decoding."""
+PUBLISHED_DIGITS = 3
+"""Decimals of coordinates in the published prompts."""
 
 
-def attribute_text(record: AttributeRecord, fields: Sequence[str], digits: int = 2) -> str:
-    """One record as the published dictionary text, with the chosen fields and, beyond the paper, mean indices."""
+def attribute_text(record: AttributeRecord, fields: Sequence[str], digits: int = PUBLISHED_DIGITS) -> str:
+    """One record as the published dictionary text, with the chosen fields.
+
+    Args:
+        record: The object.
+        fields: Of ``size``, ``centroid``, ``location``, ``box`` (published), ``indices`` and ``reflectance`` (means
+            over the object, which the published data lack).
+        digits: Decimals; trailing zeros are dropped. Fewer make shorter prompts: each digit is a token.
+    """
 
     def number(value: float) -> str:
         return repr(round(float(value) + 0.0, digits))
@@ -39,10 +48,15 @@ def attribute_text(record: AttributeRecord, fields: Sequence[str], digits: int =
         parts.append(f"'Bounding box': [{corners}]")
     if "indices" in fields:
         parts += [f"'{INDEX_LABELS[name]}': {number(value)}" for name, value in record.indices.items()]
+    if "reflectance" in fields and record.reflectance:
+        bands = ", ".join(f"'{band}': {number(value)}" for band, value in record.reflectance.items())
+        parts.append(f"'Reflectance': {{{bands}}}")
     return "{" + ", ".join(parts) + "}"
 
 
-def question_text(noun: str, records: Sequence[AttributeRecord], fields: Sequence[str], digits: int = 2) -> str:
+def question_text(
+    noun: str, records: Sequence[AttributeRecord], fields: Sequence[str], digits: int = PUBLISHED_DIGITS
+) -> str:
     """The published question for one class; without records it says so by an empty list."""
     attributes = ", ".join(attribute_text(record, fields, digits) for record in records)
     return (

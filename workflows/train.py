@@ -63,6 +63,7 @@ def build_model(chips: ChipSource, legend: Legend, seed: int) -> SpexForLandCove
         bands=config.bands,
         attribute_records=config.attribute_records,
         attribute_fields=config.attribute_fields,
+        digits=config.attribute_digits,
     )
     return model
 

@@ -31,6 +31,17 @@ def test_a_legend_survives_its_plain_data_form() -> None:
     assert again.fingerprint() == legend.fingerprint()
 
 
+def test_a_prior_without_ranges_keeps_its_three_items_and_one_with_ranges_survives() -> None:
+    plain = {
+        "name": "one",
+        "classes": [{"code": 1, "name": "Water", "color": "#0000ff", "prior": [["ndvi", None, 0.1]]}],
+    }
+    assert Legend.from_dict(plain).to_dict()["classes"][0]["prior"] == [["ndvi", None, 0.1]]
+    ranged = ["ndvi", None, 0.1, {"high": [0.0, 0.3]}]
+    plain["classes"][0]["prior"] = [ranged]  # type: ignore[index]
+    assert Legend.from_dict(plain).to_dict()["classes"][0]["prior"] == [ranged]
+
+
 def test_the_fingerprint_changes_with_any_class(tmp_path: Path) -> None:
     path = tmp_path / "legend.yaml"
     path.write_text(GOOD)
@@ -56,6 +67,18 @@ def test_the_fingerprint_changes_with_any_class(tmp_path: Path) -> None:
         (("name: Land, ", ""), "class 2 lacks name"),
         (("'#00ff00'}", "'#00ff00', prior: [[nvdi, 0, 1]]}"), "prior ['nvdi', 0, 1] is not"),
         (("'#00ff00'}", "'#00ff00', prior: [[ndvi, low, 1]]}"), "bounds that are not numbers"),
+        (
+            ("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, 1, 2]]}"),
+            "class 2: prior ['ndvi', 0, 1, 2]: the fourth item is",
+        ),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, 1, {mid: [0, 1]}]]}"), "the fourth item is {low: [least, most]"),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, null, {high: [0, 1]}]]}"), "high is open (null)"),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, 1, {low: 0.2}]]}"), "range of low is not [least, most]"),
+        (("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, 1, {low: [0.2, .inf]}]]}"), "range of low is not [least, most]"),
+        (
+            ("'#00ff00'}", "'#00ff00', prior: [[ndvi, 0, 1, {low: [0.2, 0.4]}]]}"),
+            "low 0 lies outside its range 0.2 to 0.4",
+        ),
         ((GOOD, "- 1\n"), "mapping with 'name' and a list 'classes'"),
         ((GOOD, "name: none\nclasses: []\n"), "has no classes"),
         ((GOOD, "{"), "not valid YAML"),

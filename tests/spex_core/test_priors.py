@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from spex_core.indices import SPECTRAL_INDICES, spectral_index
 from spex_core.legend import Legend
-from spex_core.priors import index_margins, index_scores, location_word, region_attributes
+from spex_core.priors import (
+    candidate_masks,
+    index_margins,
+    index_scores,
+    location_word,
+    otsu_threshold,
+    region_attributes,
+)
+from spex_core.prompts import attribute_text
 
 
 @pytest.mark.parametrize("name", SPECTRAL_INDICES)
@@ -96,3 +104,110 @@ def test_location_words_are_the_thirds_grid() -> None:
     assert location_word(1.0, 1.0) == "bottom-right"
     assert location_word(0.5, 0.9) == "bottom-center"
     assert location_word(0.9, 0.5) == "middle-right"
+
+
+def ndvi_image(ndvi: np.ndarray) -> np.ndarray:
+    """Reflectance whose NDVI is as given: red and near infrared sum to 0.4."""
+    image = np.full((10, *ndvi.shape), 0.05, np.float32)
+    image[2], image[6] = 0.2 * (1 - ndvi), 0.2 * (1 + ndvi)
+    return image
+
+
+def vegetation(*condition: object) -> Legend:
+    return Legend.from_dict(
+        {"name": "one", "classes": [{"code": 1, "name": "Green", "color": "#00ff00", "prior": [list(condition)]}]}
+    )
+
+
+def two_groups(low: float, high: float) -> np.ndarray:
+    """Left half low, right half high, a little noise."""
+    ndvi = np.where(np.arange(64) < 32, low, high) + np.random.default_rng(3).normal(0, 0.02, (64, 64))
+    return ndvi_image(ndvi.astype(np.float32))
+
+
+def test_a_bound_with_a_range_follows_an_image_of_two_groups() -> None:
+    image = two_groups(0.05, 0.40)  # hazy: the green half does not reach the fixed bound
+    assert candidate_masks(image, vegetation("ndvi", 0.5, None)).sum() == 0
+    mask = candidate_masks(image, vegetation("ndvi", 0.5, None, {"low": [0.2, 0.6]}))[0]
+    assert mask[:, 32:].all()
+    assert not mask[:, :32].any()
+
+
+def test_a_bound_never_leaves_its_range() -> None:
+    image = two_groups(0.70, 0.90)  # two kinds of forest: Otsu would cut at 0.8
+    assert candidate_masks(image, vegetation("ndvi", 0.5, None, {"low": [0.4, 0.6]})).all()
+
+
+def test_a_bound_stays_where_the_image_has_one_group() -> None:
+    image = ndvi_image(np.random.default_rng(4).normal(0.3, 0.05, (64, 64)).astype(np.float32))
+    assert otsu_threshold(spectral_index("ndvi", image)) is None
+    assert not candidate_masks(image, vegetation("ndvi", 0.5, None, {"low": [0.2, 0.6]})).any()
+
+
+def test_a_constant_image_has_no_threshold_and_plain_candidates(legend: Legend) -> None:
+    image = ndvi_image(np.full((32, 32), 0.8, np.float32))
+    assert otsu_threshold(spectral_index("ndvi", image)) is None
+    assert candidate_masks(image, vegetation("ndvi", 0.5, None, {"low": [0.2, 0.6]})).all()
+    assert candidate_masks(np.zeros((10, 32, 32), np.float32), legend).shape == (9, 32, 32)
+
+
+def test_the_index_map_does_not_depend_on_the_window_but_candidates_do(legend: Legend, tiles: torch.Tensor) -> None:
+    image = tiles[0].numpy()
+    window = (slice(None), slice(16, 48), slice(16, 48))
+    assert index_scores(image, legend)[window].tobytes() == index_scores(image[window], legend).tobytes()
+    green = two_groups(0.05, 0.40)
+    ranged = vegetation("ndvi", 0.5, None, {"low": [0.2, 0.6]})
+    assert index_scores(green, ranged).tobytes() == index_scores(green, vegetation("ndvi", 0.5, None)).tobytes()
+    assert candidate_masks(green, ranged).any()
+    assert not candidate_masks(green[:, :, 40:], ranged).any()  # one group is left
+
+
+def test_a_missing_band_costs_its_conditions_only(legend: Legend, tiles: torch.Tensor) -> None:
+    image = tiles[0].numpy()
+    water, trees = legend.codes.index(80), legend.codes.index(10)
+    rgb_nir = image.copy()
+    rgb_nir[[3, 4, 5, 7, 8, 9]] = np.nan
+    masks = candidate_masks(rgb_nir, legend)
+    assert masks[water, :, 44:].all()  # MNDWI is gone, NDVI and brightness are left
+    assert masks[trees, :, :36].mean() > 0.9
+    assert not candidate_masks(np.full_like(image, np.nan), legend).any()
+    (record,) = region_attributes(masks[water], rgb_nir, min_pixels=100)
+    assert set(record.indices) == {"ndvi"}
+    assert set(record.reflectance) == {"B02", "B03", "B04", "B08"}
+    assert "nan" not in attribute_text(record, ("size", "indices", "reflectance"))
+
+
+def test_a_pixel_without_data_is_no_candidate() -> None:
+    image = ndvi_image(np.full((32, 32), 0.8, np.float32))
+    image[:, 8:24, 8:24] = np.nan
+    mask = candidate_masks(image, vegetation("ndvi", 0.5, None))[0]
+    assert not mask[9:23, 9:23].any()
+    assert mask[:7].all()
+
+
+def test_salt_and_pepper_is_no_candidate_and_small_objects_have_no_record() -> None:
+    ndvi = np.full((64, 64), 0.1, np.float32)
+    ndvi[::4, ::4] = 0.8
+    ndvi[40:50, 40:50] = 0.8
+    mask = candidate_masks(ndvi_image(ndvi), vegetation("ndvi", 0.5, None))[0]
+    assert mask[41:49, 41:49].all()
+    assert not mask[:36].any()
+    speck = np.zeros((64, 64), bool)
+    speck[3, 3:6] = True
+    assert region_attributes(speck, min_pixels=4) == ()
+    assert len(region_attributes(speck)) == 1
+
+
+def test_an_attribute_text_is_the_published_one_by_default_and_shorter_on_demand(tiles: torch.Tensor) -> None:
+    mask = np.zeros((64, 64), bool)
+    mask[10:21, 31:50] = True
+    (record,) = region_attributes(mask, tiles[0].numpy())
+    published = attribute_text(record, ("size", "centroid", "location", "box"))
+    assert published == (
+        "{'Size of area': 'large', 'Centroid': [0.625, 0.234], 'Location': 'top-center', "
+        "'Bounding box': [[0.484, 0.156], [0.766, 0.156], [0.766, 0.312], [0.484, 0.312]]}"
+    )
+    assert attribute_text(record, ("centroid",), digits=1) == "{'Centroid': [0.6, 0.2]}"
+    bands = attribute_text(record, ("reflectance",), digits=2)
+    assert bands.startswith("{'Reflectance': {'B02': 0.04, 'B03': 0.05, ")
+    assert record.reflectance["B08"] == pytest.approx(float(tiles[0, 6].numpy()[mask].mean()), abs=1e-5)
