@@ -31,6 +31,7 @@ SUBSETS: tuple[tuple[str, ...], ...] = (
     *(tuple(band.name for band in BAND_SETS[name]) for name in ("rgb-nir", "hls")),
     ("B02", "B03", "B04", "B08", "B11", "B12"),
     ("B02", "B03", "B04", "B06", "B08", "B11"),
+    ("B02", "B03", "B04", "B08", "B8A", "B11"),
     ("B03", "B04", "B08", "B11"),
 )
 """Band subsets that training draws most often: those of common sensors."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -50,6 +50,8 @@ class RealScene:
     """``[H, W]``: inside the image, and no cloud or its shadow where the scene has some."""
     reference: npt.NDArray[np.uint8] | None = None
     """``[H, W]`` class codes of a map made by people, 0 where it says nothing; it outweighs the teacher."""
+    without_gaps: FloatArray | None = None
+    """``surface`` with its missing bands estimated, if it has any."""
 
 
 def _table(column: int) -> FloatArray:
@@ -145,7 +147,8 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     surface = np.full((len(BANDS), *digital.shape[1:]), np.nan, np.float32)
     surface[[SENTINEL2_BANDS.index(b) for b in names]] = digital[:6] / SCALE - 0.1
     cloudy = ndimage.binary_dilation(np.isin(digital[6], (0, 1, 3, 8, 9, 10)), iterations=8)
-    yield RealScene("accra", surface, _to_top_of_atmosphere(missing.fill(surface)), ~cloudy)
+    filled = missing.fill(surface)
+    yield RealScene("accra", surface, _to_top_of_atmosphere(filled), ~cloudy, without_gaps=filled)
     path = next((folder / "belgium-icor-l1c").glob("*.tif"))
     with rasterio.open(path) as source:
         digital = source.read().astype(np.float32)
@@ -157,12 +160,12 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     bright = ndimage.binary_opening(toa[0] > 0.16, iterations=2)
     dark = ndimage.binary_opening((toa[6] < 0.12) & (toa[8] < 0.08) & (toa[0] < 0.10), iterations=2)
     cloudy = ndimage.binary_dilation(bright, iterations=12) | dark
-    yield RealScene("belgium", surface, _to_top_of_atmosphere(filled), ~cloudy)
+    yield RealScene("belgium", surface, _to_top_of_atmosphere(filled), ~cloudy, without_gaps=filled)
 
 
 @dataclass(frozen=True)
 class MissingBands:
-    """Estimates bands that a scene lacks from those that it has, for the teacher alone (the student sees the gap)."""
+    """Estimates bands that a scene lacks from those that it has: for the teacher, and for part of the chips."""
 
     samples: FloatArray
     """``[N, 10]`` surface reflectance of complete scenes."""
@@ -217,15 +220,16 @@ def recoloured(scene: RealScene, classes: npt.NDArray[np.int64], rng: np.random.
         classes: ``[H, W]``, the teacher's best class of each pixel (0..8).
         rng: Decides the change.
     """
-    change = rng.normal(0, 0.06, (1, 1)) + rng.normal(0, 0.08, (9, 1)) + rng.normal(0, 0.02, (9, len(BANDS)))
-    for bands, spread in ((slice(0, 3), 0.12), (slice(3, 4), 0.08), (slice(4, 8), 0.18), (slice(8, 10), 0.14)):
+    change = rng.normal(0, 0.05, (1, 1)) + rng.normal(0, 0.06, (9, 1)) + rng.normal(0, 0.02, (9, len(BANDS)))
+    for bands, spread in ((slice(0, 3), 0.10), (slice(3, 4), 0.06), (slice(4, 8), 0.14), (slice(8, 10), 0.11)):
         change[:, bands] += rng.normal(0, spread, (9, 1)) + rng.normal(0, 0.6 * spread, (1, 1))
     # Smooth borders, so that the change draws no edges of its own.
     gain = np.exp(change.astype(np.float32))[classes]  # [H, W, 10]
     gain = np.stack([ndimage.uniform_filter(gain[..., band], 3) for band in range(len(BANDS))])
-    surface = scene.surface * gain
-    toa = scene.top_of_atmosphere - _table(1)
-    return RealScene(scene.name, surface, np.maximum(toa * gain + _table(1), 0), scene.observed, scene.reference)
+    toa = np.maximum((scene.top_of_atmosphere - _table(1)) * gain + _table(1), 0)
+    # Six-band scenes come with their gaps and without: a gap must not become the mark of what grows there.
+    surface = scene.surface if scene.without_gaps is None or rng.random() < 0.4 else scene.without_gaps
+    return replace(scene, surface=surface * gain, top_of_atmosphere=toa, without_gaps=None)
 
 
 def write_real(
@@ -253,9 +257,17 @@ def write_real(
         for _ in range(variants):
             other = recoloured(original, probability.argmax(0), rng)
             again = teacher_probabilities(teacher, other.top_of_atmosphere, legend)
+            other = replace(other, observed=other.observed & ~_implausible(probability, again, legend))
             kept.cut(other, again, legend, 0, border, stride, turn=int(rng.integers(0, stride)))
     kept.save()
     held_out.save()
+
+
+def _implausible(before: FloatArray, after: FloatArray, legend: Legend) -> npt.NDArray[np.bool_]:
+    """Where other colours turned plants into water, towns or snow, or the reverse: greener or drier they may become."""
+    fixed = np.isin(np.array(legend.codes), (50, 70, 80))
+    first, second = before.argmax(0), after.argmax(0)
+    return np.asarray((first != second) & (fixed[first] | fixed[second]))
 
 
 HELD_OUT = ("terramind-433D_629L_3_1",)
@@ -266,9 +278,13 @@ def _cropped(scene: RealScene) -> RealScene:
     """To even sides, as the teacher needs."""
     height, width = (side // 2 * 2 for side in scene.observed.shape)
     window = (..., slice(height), slice(width))
-    reference = None if scene.reference is None else scene.reference[window]
-    return RealScene(
-        scene.name, scene.surface[window], scene.top_of_atmosphere[window], scene.observed[window], reference
+    return replace(
+        scene,
+        surface=scene.surface[window],
+        top_of_atmosphere=scene.top_of_atmosphere[window],
+        observed=scene.observed[window],
+        reference=None if scene.reference is None else scene.reference[window],
+        without_gaps=None if scene.without_gaps is None else scene.without_gaps[window],
     )
 
 
