@@ -248,11 +248,11 @@ def write_real(
         probability = teacher_probabilities(teacher, original.top_of_atmosphere, legend)
         width = original.observed.shape[1]
         if original.name in HELD_OUT:
-            held_out.cut(original, probability, legend, 0, width, stride)
+            held_out.cut(replace(original, reference=None), probability, legend, 0, width, stride)
             continue
         border = width - width // 5 if width > 512 else width
         if border < width:
-            held_out.cut(original, probability, legend, border, width, stride)
+            held_out.cut(replace(original, reference=None), probability, legend, border, width, stride)
         kept.cut(original, probability, legend, 0, border, stride)
         for _ in range(variants):
             other = recoloured(original, probability.argmax(0), rng)
