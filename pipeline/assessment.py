@@ -35,23 +35,45 @@ class Assessment:
     legend: Legend
     confusion: npt.NDArray[np.int64]
     """Pixels, ``[K, K]``: row = class in the reference, column = class in the map."""
+    outside: npt.NDArray[np.int64] | None = None
+    """Pixels, ``[K]``, of each class in the reference that the map gives to a class which the legend lacks: wrong, too."""
+
+    @property
+    def reference(self) -> npt.NDArray[np.int64]:
+        """Pixels of each class in the reference, ``[K]``."""
+        found: npt.NDArray[np.int64] = self.confusion.sum(axis=1)
+        return found if self.outside is None else found + self.outside
 
     @property
     def overall(self) -> float:
         """Overall accuracy, 0..1; NaN without pixels."""
-        return _ratio(np.trace(self.confusion), self.confusion.sum())
+        return _ratio(np.trace(self.confusion), self.reference.sum())
 
     @property
     def miou(self) -> float:
         """Mean intersection over union of the classes that occur in the reference, 0..1."""
-        present = self.confusion.sum(axis=1) > 0
-        return float(np.mean(self.iou[present])) if present.any() else float("nan")
+        return self._mean(self.iou)
+
+    @property
+    def mean_f1(self) -> float:
+        """Mean F1 of the classes that occur in the reference, 0..1."""
+        return self._mean(self.f1)
+
+    @property
+    def mean_recall(self) -> float:
+        """Mean recall of the classes that occur in the reference ("average accuracy"), 0..1."""
+        return self._mean(self.producers)
 
     @property
     def iou(self) -> npt.NDArray[np.float64]:
         """Intersection over union per class, ``[K]``; NaN where a class is in neither map."""
         hits = np.diagonal(self.confusion)
-        return _ratios(hits, self.confusion.sum(axis=0) + self.confusion.sum(axis=1) - hits)
+        return _ratios(hits, self.confusion.sum(axis=0) + self.reference - hits)
+
+    @property
+    def f1(self) -> npt.NDArray[np.float64]:
+        """Harmonic mean of precision and recall per class, ``[K]``; NaN where a class is in neither map."""
+        return _ratios(2 * np.diagonal(self.confusion), self.confusion.sum(axis=0) + self.reference)
 
     @property
     def users(self) -> npt.NDArray[np.float64]:
@@ -61,7 +83,11 @@ class Assessment:
     @property
     def producers(self) -> npt.NDArray[np.float64]:
         """Producer's accuracy (recall) per class, ``[K]``; NaN where the reference lacks the class."""
-        return _ratios(np.diagonal(self.confusion), self.confusion.sum(axis=1))
+        return _ratios(np.diagonal(self.confusion), self.reference)
+
+    def _mean(self, values: npt.NDArray[np.float64]) -> float:
+        present = self.reference > 0
+        return float(np.mean(values[present])) if present.any() else float("nan")
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -55,3 +55,7 @@ class ClusterError(SpexError):
 
 class SchemaError(SpexError):
     """A written STAC object does not validate."""
+
+
+class ChipError(BadInputError):
+    """Labelled chips cannot be read: a file is missing, unreadable, or not in the format that it should have."""

@@ -2,9 +2,7 @@
 
 Real ones are made by :mod:`workflows.teacher_chips`.
 
-A chip folder holds ``reflectance.npy`` (int16, reflectance * 10000, ``[N, 10, 256, 256]``; -32768: missing band),
-``target.npy`` (uint8, class probability * 255, ``[N, K, 256, 256]``) or ``codes.npy`` (uint8 class codes,
-``[N, 256, 256]``), and ``weight.npy`` (uint8 0/1, ``[N, 256, 256]``).
+The format of a chip folder is described in :mod:`pipeline.chip_folder`.
 """
 
 from __future__ import annotations
@@ -15,41 +13,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.chip_folder import MISSING, SCALE, ChipFolder
 from spex_core.bands import BANDS
-from spex_core.legend import Legend
 from spex_core.training import ChipSource
 
+__all__ = ["CHIP_PX", "MISSING", "SCALE", "BalancedChips", "ChipFolder", "write_simulated"]
+
 CHIP_PX = 256
-SCALE = 10_000
-MISSING = -32_768
-"""Stored value of a missing band."""
 FloatArray = npt.NDArray[np.float32]
-
-
-class ChipFolder:
-    """A chip folder as a :class:`spex_core.training.ChipSource`; arrays are memory-mapped."""
-
-    def __init__(self, folder: Path, legend: Legend) -> None:
-        self._reflectance = np.load(folder / "reflectance.npy", mmap_mode="r")
-        soft = folder / "target.npy"
-        self._labels = np.load(soft if soft.exists() else folder / "codes.npy", mmap_mode="r")
-        self._weight = np.load(folder / "weight.npy", mmap_mode="r")
-        self._codes = np.array(legend.codes, np.uint8)[:, None, None]
-
-    def __len__(self) -> int:
-        return len(self._reflectance)
-
-    def chip(self, index: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """See :meth:`spex_core.training.ChipSource.chip`."""
-        labels = self._labels[index]
-        target = labels / np.float32(255) if labels.ndim == 3 else (labels[None] == self._codes).astype(np.float32)
-        digital = self._reflectance[index]
-        reflectance = np.where(digital == MISSING, np.float32(np.nan), digital.astype(np.float32) / SCALE)
-        return (
-            reflectance.astype(np.float32),
-            target.astype(np.float32),
-            self._weight[index].astype(np.float32),
-        )
 
 
 def write_simulated(folder: Path, count: int, first_seed: int) -> None:
