@@ -47,9 +47,74 @@ class SceneSearch:
 
 
 @dataclass(frozen=True)
-class _Candidate:
+class FoundItem:
+    """One STAC item as it was served."""
+
     item: dict[str, Any]
+    """Plain JSON data, with a usable id, time and footprint."""
     base: str
+    """URL or path of the document that held it; relative hrefs start there."""
+
+
+@dataclass(frozen=True)
+class ItemSearch:
+    """Items that match a search, checked on this side."""
+
+    items: tuple[FoundItem, ...]
+    """Each once, in the order of the catalog."""
+    problems: tuple[tuple[str, str], ...]
+    """(item id or document, reason) of what cannot be used."""
+    dropped: tuple[tuple[str, int], ...]
+    """(reason, count) of items that the server returned although they do not match."""
+    returned: int
+    """Items that the catalog gave, before any check."""
+    url: str
+    collection: str | None
+    local: bool
+    """The catalog is on this machine and may name its files."""
+
+
+def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.date) -> ItemSearch:
+    """Searches a STAC API or walks a static catalog for items of any kind.
+
+    Args:
+        source: Provider, address, collection and limits.
+        region: Items must intersect it.
+        start: First day, inclusive, UTC.
+        end: Last day, inclusive, UTC.
+
+    Raises:
+        CatalogError: The catalog does not answer, or not with STAC.
+    """
+    defaults = PROVIDERS[source.provider]
+    url = source.url or defaults.url
+    if url is None:
+        raise CatalogError("source.url is needed for the generic provider: a STAC API or a catalog.json")
+    collection = source.collection
+    problems: list[tuple[str, str]] = []
+    with session() as http:
+        root = static_catalog.read_document(url, http)
+        if not isinstance(root, dict):
+            raise CatalogError(f"{url} is not a STAC catalog")
+        if _is_api(root):
+            # A private mirror of a provider keeps the provider's collection id.
+            collection = source.collection or defaults.collection
+            returned = list(_search_api(url, source, collection, region, start, end))
+        else:
+            returned = [FoundItem(i, where) for i, where in static_catalog.walk(root, url, http, problems)]
+            # A static catalog may call its scenes anything; a collection called as the provider calls it is it.
+            if collection is None and any(c.item.get("collection") == defaults.collection for c in returned):
+                collection = defaults.collection
+    matched, dropped = _recheck(returned, collection, region, start, end, source.max_cloud_cover, problems)
+    return ItemSearch(
+        items=tuple(matched),
+        problems=tuple(problems),
+        dropped=tuple(sorted(dropped.items())),
+        returned=len(returned),
+        url=url,
+        collection=collection,
+        local=hrefs.is_local_source(url),
+    )
 
 
 def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.date) -> SceneSearch:
@@ -66,49 +131,33 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
         TooManyScenesError: More than ``source.max_scenes``; the message says what to narrow.
         CatalogError: The catalog does not answer, or not with STAC.
     """
-    defaults = PROVIDERS[source.provider]
-    url = source.url or defaults.url
-    if url is None:
-        raise CatalogError("source.url is needed for the generic provider: a STAC API or a catalog.json")
-    collection = source.collection
-    problems: list[tuple[str, str]] = []
-    with session() as http:
-        root = static_catalog.read_document(url, http)
-        if not isinstance(root, dict):
-            raise CatalogError(f"{url} is not a STAC catalog")
-        if _is_api(root):
-            # A private mirror of a provider keeps the provider's collection id; a static catalog may call it anything.
-            collection = source.collection or defaults.collection
-            returned = list(_search_api(url, source, collection, region, start, end))
-        else:
-            returned = [_Candidate(i, where) for i, where in static_catalog.walk(root, url, http, problems)]
-    matched, dropped = _recheck(returned, collection, region, start, end, source.max_cloud_cover, problems)
-    local = hrefs.is_local_source(url)
+    search = find_items(source, region, start, end)
+    problems = list(search.problems)
     usable: dict[int, Scene] = {}
     unusable: dict[int, str] = {}
-    for candidate in matched:
+    for candidate in search.items:
         try:
             usable[id(candidate.item)] = normalise_item(
-                candidate.item, source.provider, source=source, base=candidate.base, local_source=local
+                candidate.item, source.provider, source=source, base=candidate.base, local_source=search.local
             )
         except SceneError as error:
             unusable[id(candidate.item)] = str(error)
-    kept, superseded = supersede([c.item for c in matched], unusable)
+    kept, superseded = supersede([c.item for c in search.items], unusable)
     scenes = [usable[id(item)] for item in kept if id(item) in usable]
     problems += [(str(item["id"]), unusable[id(item)]) for item in kept if id(item) in unusable]
-    what = _what(url, collection, region, start, end, source)
+    what = what_was_searched(search, region, start, end, source.max_cloud_cover)
     if len(scenes) > source.max_scenes:
         raise TooManyScenesError(
             f"{what}: {len(scenes)} scenes, more than source.max_scenes = {source.max_scenes}; "
             "narrow the dates, the region or source.max_cloud_cover, or raise source.max_scenes"
         )
     if not scenes:
-        raise NoScenesError(f"{what}: {_why_none(len(returned), dropped, problems)}")
+        raise NoScenesError(f"{what}: {_why_none(search.returned, Counter(dict(search.dropped)), problems)}")
     return SceneSearch(
         scenes=tuple(sorted(scenes, key=lambda s: (s.datetime, s.id))),
         skipped=tuple(sorted(problems)),
         superseded=superseded,
-        dropped=tuple(sorted(dropped.items())),
+        dropped=search.dropped,
     )
 
 
@@ -125,7 +174,7 @@ def _search_api(
     region: Region,
     start: dt.date,
     end: dt.date,
-) -> Iterator[_Candidate]:
+) -> Iterator[FoundItem]:
     stac_io = StacApiIO(max_retries=retry_policy(), timeout=TIMEOUT_S, headers={"User-Agent": USER_AGENT})
     seen: set[tuple[Any, Any]] = set()
     try:
@@ -147,7 +196,7 @@ def _search_api(
                     if not fresh:
                         # Some servers link a last page to itself without end.
                         break
-                    yield from (_Candidate(feature, _api_base(feature, url)) for feature in fresh)
+                    yield from (FoundItem(feature, _api_base(feature, url)) for feature in fresh)
                     if len(seen) > 20 * source.max_scenes + 1000:
                         raise TooManyScenesError(
                             f"{url} returns more than {len(seen) - 1} items; narrow the dates or the region"
@@ -196,15 +245,15 @@ def search_boxes(region: Region) -> tuple[tuple[float, float, float, float], ...
 
 
 def _recheck(
-    candidates: Sequence[_Candidate],
+    candidates: Sequence[FoundItem],
     collection: str | None,
     region: Region,
     start: dt.date,
     end: dt.date,
     max_cloud_cover: float,
     problems: list[tuple[str, str]],
-) -> tuple[list[_Candidate], Counter[str]]:
-    matched: list[_Candidate] = []
+) -> tuple[list[FoundItem], Counter[str]]:
+    matched: list[FoundItem] = []
     dropped: Counter[str] = Counter()
     seen: set[tuple[Any, Any]] = set()
     shapely.prepare(region.geometry)
@@ -234,11 +283,12 @@ def _recheck(
     return matched, dropped
 
 
-def _what(url: str, collection: str | None, region: Region, start: dt.date, end: dt.date, source: SourceConfig) -> str:
+def what_was_searched(search: ItemSearch, region: Region, start: dt.date, end: dt.date, max_cloud_cover: float) -> str:
+    """One line for messages: where, what and when."""
     box = ", ".join(f"{v:.3f}" for v in region.geometry.bounds)
     return (
-        f"searched {url}, collection {collection or '(any)'}, {start} to {end}, lon/lat box {box}, "
-        f"cloud cover up to {source.max_cloud_cover:g} %"
+        f"searched {search.url}, collection {search.collection or '(any)'}, {start} to {end}, lon/lat box {box}, "
+        f"cloud cover up to {max_cloud_cover:g} %"
     )
 
 

@@ -46,6 +46,8 @@ class Composite:
     """One line per scene that could not be read here, or whose values contradict its radiometry."""
     unread: tuple[str, ...] = ()
     """Ids of scenes that could not be read here: their pixels are missing, or another scene's are in their place."""
+    used: tuple[str, ...] = ()
+    """Ids of scenes that gave at least one pixel, sorted."""
 
 
 @dataclass
@@ -77,7 +79,7 @@ def read_composite(scenes: Sequence[Scene], grid: ZoneGrid, window: Window, comp
         reflectance, count = _median(reader, candidates, composite.max_observations)
     else:
         reflectance, count = _least_cloudy_first(reader, candidates)
-    return Composite(reflectance, count, reader.report(), reader.unread)
+    return Composite(reflectance, count, reader.report(), reader.unread, tuple(sorted(reader.used)))
 
 
 def acquisition_numbers(scenes: Sequence[Scene]) -> list[int]:
@@ -151,6 +153,7 @@ def _median(
         uses = list(_uses(reader, candidates, limit))
         result = _median_of(reader, uses)
         if result is not None:
+            reader.used = {use.scene.id for use in uses}
             return result
         # A file failed half-way: its scene is out, and every pixel it held is decided again.
 
@@ -231,4 +234,5 @@ def _least_cloudy_first(
             use &= np.isfinite(values[0]).all(axis=0)
             np.copyto(reflectance, values[0], where=use)
             filled |= use
+            reader.used.add(scene.id)
     return reflectance, filled.astype(np.uint8)

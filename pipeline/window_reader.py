@@ -39,6 +39,8 @@ class WindowReader:
         self._clear_samples: dict[str, _Bool] = {}
         self._samples: dict[str, dict[str, _Float]] = {}
         self._problems: dict[str, str] = {}
+        self.used: set[str] = set()
+        """Ids of scenes whose pixels are in the composite; kept by the composite."""
 
     def failed(self, scene: Scene) -> bool:
         """True if a file of the scene could not be read."""

@@ -1,7 +1,8 @@
 """Writes a simulated Sentinel-2 Level-2A archive: COGs, STAC items, the true class map and a region to map.
 
 Layout below the folder: ``scenes/<tile>/<time>/<band>.tif``, ``truth/<tile>.tif``, ``catalog.json`` (self-contained
-static catalog), ``items.json`` (what a STAC API serves, with absolute hrefs), ``region.geojson``.
+static catalog of two collections: the scenes, and the truth in the manner of ESA WorldCover), ``items.json`` (what a
+STAC API serves, with absolute hrefs), ``region.geojson``.
 Scenes are drawn and written block by block; memory does not grow with the granule.
 """
 
@@ -71,7 +72,7 @@ class Archive:
 
     folder: Path
     items: tuple[dict[str, Any], ...]
-    """STAC items with hrefs joined to the base URL."""
+    """STAC items of the scenes, with hrefs joined to the base URL."""
     truth: dict[str, Path]
     """Tile name → true class map (COG, uint8 WorldCover codes)."""
     region: Path
@@ -110,7 +111,11 @@ def write_archive(folder: Path, spec: ArchiveSpec, base_url: str) -> Archive:
     published = publish_items(folder, base_url)
     return Archive(
         folder=folder,
-        items=tuple(json.loads(published.read_text(encoding="utf-8"))["features"]),
+        items=tuple(
+            item
+            for item in json.loads(published.read_text(encoding="utf-8"))["features"]
+            if item["collection"] == stac_items.COLLECTION
+        ),
         truth={g.tile: folder / "truth" / f"{g.tile}.tif" for g in spec.granules},
         region=region,
         catalog=catalog,
@@ -126,7 +131,8 @@ def publish_items(folder: Path, base_url: str) -> Path:
     """
     folder = Path(folder)
     try:
-        paths = sorted((folder / stac_items.COLLECTION).glob("*/*.json"))
+        collections = (stac_items.COLLECTION, stac_items.LABEL_COLLECTION)
+        paths = [path for name in collections for path in sorted((folder / name).glob("*/*.json"))]
         items = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     except (OSError, ValueError) as error:
         raise OutputError(f"archive in {folder} cannot be read: {error}") from error
@@ -243,11 +249,44 @@ class _Tally:
         return float(100.0 * self.pixels[0] / self.pixels.sum())
 
 
+def _label_items(spec: ArchiveSpec) -> list[dict[str, Any]]:
+    year = min(acquisition.datetime.year for acquisition in spec.acquisitions)
+    legend = Legend.from_yaml()
+    return [
+        stac_items.label_item(spec.projection, granule, year, f"../../truth/{granule.tile}.tif", legend)
+        for granule in spec.granules
+    ]
+
+
 def _write_catalog(folder: Path, items: list[dict[str, Any]], spec: ArchiveSpec) -> Path:
-    """Catalog → collection → items, all links relative."""
-    name = stac_items.COLLECTION
+    """Catalog → collections → items, all links relative."""
     description = f"Drawn from seed {spec.world.seed}, biome {spec.world.biome.name}; no measurement of any real place."
-    collection = stac_items.collection(items, description)
+    labels = _label_items(spec)
+    collections = (
+        stac_items.collection(items, description),
+        stac_items.collection(labels, description, stac_items.LABEL_COLLECTION, "Simulated land cover"),
+    )
+    for collection, members in zip(collections, (items, labels), strict=True):
+        _write_collection(folder, collection, members)
+    catalog = {
+        "type": "Catalog",
+        "stac_version": collections[0]["stac_version"],
+        "id": f"simulated-{spec.world.seed}",
+        "description": description,
+        "links": [
+            {"rel": "root", "href": "./catalog.json", "type": "application/json"},
+            *(
+                {"rel": "child", "href": f"./{collection['id']}/collection.json", "type": "application/json"}
+                for collection in collections
+            ),
+        ],
+    }
+    _write_json(folder / "catalog.json", catalog)
+    return folder / "catalog.json"
+
+
+def _write_collection(folder: Path, collection: dict[str, Any], items: list[dict[str, Any]]) -> None:
+    name = collection["id"]
     for item in items:
         place = folder / name / item["id"] / f"{item['id']}.json"
         place.parent.mkdir(parents=True)
@@ -266,18 +305,6 @@ def _write_catalog(folder: Path, items: list[dict[str, Any]], spec: ArchiveSpec)
         *({"rel": "item", "href": f"./{i['id']}/{i['id']}.json", "type": "application/geo+json"} for i in items),
     ]
     _write_json(folder / name / "collection.json", {**collection, "links": links})
-    catalog = {
-        "type": "Catalog",
-        "stac_version": collection["stac_version"],
-        "id": f"simulated-{spec.world.seed}",
-        "description": description,
-        "links": [
-            {"rel": "root", "href": "./catalog.json", "type": "application/json"},
-            {"rel": "child", "href": f"./{name}/collection.json", "type": "application/json"},
-        ],
-    }
-    _write_json(folder / "catalog.json", catalog)
-    return folder / "catalog.json"
 
 
 def _write_json(path: Path, data: dict[str, Any]) -> None:

@@ -16,12 +16,16 @@ from pyproj import Transformer
 from pipeline.simulation.granules import Granule
 from pipeline.simulation.scene import OFFSET_DN, QUANTIFICATION, Acquisition, Frame
 from spex_core.bands import BANDS
+from spex_core.legend import Legend
 
 Style = Literal["earth-search", "planetary-computer"]
 Projection = Literal["1", "2"]
 
 COLLECTION = "sentinel-2-l2a"
 SCL_GSD_M = 20
+LABEL_COLLECTION = "esa-worldcover"
+"""Collection of the true land cover, called and laid out as the Planetary Computer's ESA WorldCover."""
+LABEL_ASSET = "map"
 
 _EARTH_SEARCH_KEYS = {
     "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3", "B08": "nir",
@@ -152,19 +156,75 @@ def _asset(style: Style, name: str, href: str, frame: Frame, in_files: int) -> d
     return asset
 
 
-def collection(items: list[dict[str, Any]], description: str) -> dict[str, Any]:
+def label_item(projection: Projection, granule: Granule, year: int, href: str, legend: Legend) -> dict[str, Any]:
+    """The true land cover of one granule, as the Planetary Computer describes a tile of ESA WorldCover.
+
+    Args:
+        projection: See :func:`stac_item`.
+        granule: Where.
+        year: The map is of this year; like WorldCover's, the item has a start and an end but no ``datetime``.
+        href: Of the class map.
+        legend: Its codes.
+    """
+    frame = granule.frame
+    outline = footprint(frame)
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0" if projection == "1" else "1.1.0",
+        "stac_extensions": [
+            f"{_SCHEMAS}/classification/v1.1.0/schema.json",
+            f"{_SCHEMAS}/projection/{'v1.1.0' if projection == '1' else 'v2.0.0'}/schema.json",
+        ],
+        "id": f"simulated_WorldCover_10m_{year}_{granule.tile}",
+        "collection": LABEL_COLLECTION,
+        "bbox": [round(v, 7) for v in outline.bounds],
+        "geometry": json.loads(shapely.to_geojson(shapely.set_precision(outline, 1e-7))),
+        "properties": {
+            "datetime": None,
+            "start_datetime": f"{year}-01-01T00:00:00Z",
+            "end_datetime": f"{year}-12-31T23:59:59Z",
+            "license": "Apache-2.0",
+            **({"proj:epsg": frame.epsg} if projection == "1" else {"proj:code": f"EPSG:{frame.epsg}"}),
+        },
+        "assets": {
+            LABEL_ASSET: {
+                "href": href,
+                "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+                "title": "Land cover classes",
+                "roles": ["data"],
+                "proj:shape": [frame.height, frame.width],
+                "proj:transform": [10, 0, frame.left, 0, -10, frame.top],
+                "classification:classes": [
+                    {"value": c.code, "name": c.name.lower().replace(" ", "-"), "description": c.name,
+                     "color_hint": c.color[1:].upper()}
+                    for c in legend
+                ],
+            }
+        },
+        "links": [],
+    }  # fmt: skip
+
+
+def collection(
+    items: list[dict[str, Any]],
+    description: str,
+    identifier: str = COLLECTION,
+    title: str = "Simulated Sentinel-2 Level-2A",
+) -> dict[str, Any]:
     """The STAC collection over the items, without links."""
     boxes = np.asarray([item["bbox"] for item in items])
-    times = sorted(item["properties"]["datetime"] for item in items)
+    properties = [item["properties"] for item in items]
+    first = min(p["datetime"] or p["start_datetime"] for p in properties)
+    last = max(p["datetime"] or p["end_datetime"] for p in properties)
     extent = [*boxes[:, :2].min(axis=0).tolist(), *boxes[:, 2:].max(axis=0).tolist()]
     return {
         "type": "Collection",
         "stac_version": items[0]["stac_version"],
         "stac_extensions": [],
-        "id": COLLECTION,
-        "title": "Simulated Sentinel-2 Level-2A",
+        "id": identifier,
+        "title": title,
         "description": description,
         "license": "Apache-2.0",
-        "extent": {"spatial": {"bbox": [extent]}, "temporal": {"interval": [[times[0], times[-1]]]}},
+        "extent": {"spatial": {"bbox": [extent]}, "temporal": {"interval": [[first, last]]}},
         "links": [],
     }
