@@ -20,3 +20,7 @@ class ModelInputError(SpexError):
 
 class CheckpointError(SpexError):
     """A checkpoint is missing, truncated, of another layout, or not weights at all."""
+
+
+class TrainingError(SpexError):
+    """A training run cannot go on: the loss is not finite, or its state belongs to another training."""

@@ -8,13 +8,40 @@ from torch import Tensor
 
 DICE_SMOOTHING = 1e-3
 
+LossSum = tuple[Tensor, Tensor]
+"""Numerator and denominator of a mean, scalars."""
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of N masks, squared in the denominator, mean over masks. Both ``[N, P]``; targets 0..1."""
+
+def dice_per_mask(logits: Tensor, targets: Tensor) -> Tensor:
+    """Dice loss of each of N masks, squared in the denominator. Both ``[N, P]``, targets 0..1; returns ``[N]``."""
     probability = logits.sigmoid()
     overlap = 2 * (probability * targets).sum(1)
     total = probability.square().sum(1) + targets.square().sum(1) + 2 * DICE_SMOOTHING
-    return (1 - overlap / total).mean()
+    return 1 - overlap / total
+
+
+def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of :func:`dice_per_mask`."""
+    return dice_per_mask(logits, targets).mean()
+
+
+def mask_loss_sums(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, LossSum]:
+    """The sums behind :func:`mask_losses`, which takes the same arguments.
+
+    A mean over a batch that several workers share is the sum of their numerators over the sum of their denominators.
+    """
+    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+    joint = -(targets * logits.log_softmax(dim=1)).sum(1)
+    masked = targets * weight[:, None]
+    present = masked.flatten(2).sum(-1) > 0
+    counted = torch.where(weight[:, None] > 0, logits, torch.full_like(logits, -30.0))
+    # Dice of an absent class says nothing about overlap; BCE already pushes such masks down.
+    dice = dice_per_mask(counted.flatten(2)[present], masked.flatten(2)[present])
+    return {
+        "bce": ((bce * weight).sum(), weight.sum()),
+        "dice": (dice.sum(), present.sum()),
+        "joint": ((joint * weight).sum(), weight.sum()),
+    }
 
 
 def mask_losses(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, Tensor]:
@@ -29,20 +56,14 @@ def mask_losses(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, Te
         ``bce`` and ``dice`` (the paper's, per class) and ``joint`` (softmax cross-entropy over the K classes, because
         the map takes the best class of the whole legend: docs/decisions/0008).
     """
-    total = weight.sum().clamp_min(1.0)
-    bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
-    joint = -(targets * logits.log_softmax(dim=1)).sum(1)
-    masked = targets * weight[:, None]
-    present = masked.flatten(2).sum(-1) > 0
-    counted = torch.where(weight[:, None] > 0, logits, torch.full_like(logits, -30.0))
-    # Dice of an absent class says nothing about overlap; BCE already pushes such masks down.
-    dice = dice_loss(counted.flatten(2)[present], masked.flatten(2)[present]) if present.any() else bce.new_zeros(())
-    return {"bce": (bce * weight).sum() / total, "dice": dice, "joint": (joint * weight).sum() / total}
+    sums = mask_loss_sums(logits, targets, weight)
+    return {name: total / count.clamp_min(1) for name, (total, count) in sums.items()}
 
 
-def text_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Next-token cross-entropy. ``logits`` ``[N, vocab]``, ``targets`` int64 ``[N]``."""
-    return F.cross_entropy(logits, targets) if targets.numel() else logits.new_zeros(())
+def text_loss_sum(logits: Tensor, targets: Tensor) -> LossSum:
+    """Next-token cross-entropy and number of tokens. ``logits`` ``[N, vocab]``, ``targets`` int64 ``[N]``."""
+    total = F.cross_entropy(logits, targets, reduction="sum")
+    return total, torch.as_tensor(targets.numel(), device=logits.device)
 
 
 def published_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
-"""Instruction tuning of a SPEX model on labelled chips: a plain, resumable loop for one process.
+"""Training of a SPEX model on labelled chips: pre-training and instruction tuning in one resumable loop.
 
-The prompts are computed from each chip's imagery by the legend's index rules, exactly as at run time; labels appear
-only in targets and answers.
+The same loop runs in one process or in several that share every step's batch (data-parallel over torch.distributed).
+The loss of a step is a mean over the whole batch, so it does not depend on how many workers share it, up to the order
+of float sums. The prompts are computed from each chip's imagery by the legend's index rules, exactly as at run time;
+labels appear only in targets and answers.
 """
 
 from __future__ import annotations
@@ -10,55 +12,45 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from spex_core.augmentation import Chip, augment
-from spex_core.errors import CheckpointError
+from spex_core.batches import ChipSource, Recipe, Stage, StepBatch, step_batches
+from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
-from spex_core.losses import mask_losses, text_loss
+from spex_core.losses import LossSum, mask_loss_sums, text_loss_sum
 from spex_core.modeling import SpexForLandCover
-from spex_core.prompts import described_answer, short_answer
+from spex_core.pretraining import MaskedReconstruction, ReconstructionHead, reconstruction_loss_sum
+from spex_core.training_state import Progressed, TrainingFolder
 
-FloatArray = npt.NDArray[np.float32]
+__all__ = ["ChipSource", "Span", "Stage", "TrainingConfig", "Worker", "pixel_hits", "spans", "train"]
 
-
-class ChipSource(Protocol):
-    """Labelled chips, all of one size."""
-
-    def __len__(self) -> int: ...
-
-    def chip(self, index: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Reflectance ``[10, H, W]`` (NaN: missing band), class probabilities ``[K, H, W]``, weight ``[H, W]``."""
-        ...
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of training with fixed shapes."""
-
-    steps: int
-    batch: int
-    crop_px: int
-    see_image: bool
-    """False: class words alone prompt the masks (cheap warm-up); True: the full prompt with image and attributes."""
+Record = Mapping[str, object]
+"""One line of metrics: ``step`` and numbers."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """Everything that decides the result, beside data and software."""
 
-    stages: tuple[Stage, ...] = (Stage(600, 8, 128, False), Stage(1700, 8, 128, True), Stage(300, 2, 256, True))
+    stages: tuple[Stage, ...] = (
+        Stage(600, 8, 128, "words"),
+        Stage(1700, 8, 128, "prompt"),
+        Stage(300, 2, 256, "prompt"),
+    )
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
+    """Of the training, and again of each stage that restarts."""
+    clip_norm: float = 1.0
+    """Gradients are scaled to at most this norm."""
     ema_decay: float = 0.995
     seed: int = 0
     weights: tuple[float, float, float, float] = (1.0, 2.0, 1.0, 2.0)
@@ -66,44 +58,78 @@ class TrainingConfig:
     band_subsets: float = 0.3
     """Share of training views that lose bands; only for models with ``band_encoding``."""
     checkpoint_every: int = 200
+    """Steps between checkpoints, each with a validation."""
+    record_every: int = 20
+    """Steps between lines of metrics."""
 
     @property
     def steps(self) -> int:
         """Optimiser steps of all stages."""
         return sum(stage.steps for stage in self.stages)
 
-    def stage(self, step: int) -> Stage:
-        """The stage that a step belongs to."""
-        for stage in self.stages:
-            if step < stage.steps:
-                return stage
-            step -= stage.steps
-        return self.stages[-1]
+
+@dataclass(frozen=True)
+class Worker:
+    """One of the processes that share a training. Changes nothing in the result but the order of float sums."""
+
+    rank: int = 0
+    count: int = 1
+    """With more than one, torch.distributed must be initialised."""
+    device: str = "cpu"
+    loaders: int = 0
+    """Processes that make batches ahead; 0: the worker makes them itself."""
+    bf16: bool = True
+    """Whether CUDA devices compute in bfloat16 (autocast); weights, losses and optimiser stay in float32."""
 
 
-def answers_for(legend: Legend, target: FloatArray, weight: FloatArray, rng: np.random.Generator) -> list[str]:
-    """One answer per class: mostly the short one that conditions masks at run time, else a true description."""
-    style = rng.random()
-    if style < 0.6 or weight.mean() < 0.9:
-        return [short_answer(entry.noun) for entry in legend]
-    best = target.argmax(0)
-    return [
-        described_answer(entry.noun, (best == k) & (weight > 0), full=style > 0.8) for k, entry in enumerate(legend)
-    ]
+@dataclass(frozen=True)
+class Span:
+    """Where a stage lies in the training."""
+
+    stage: Stage
+    steps: range
+    origin: int
+    """Step where its learning-rate schedule began: that of the last restart."""
+    length: int
+    """Steps from there to the next restart, or to the end."""
+
+    def learning_rate(self, step: int, config: TrainingConfig) -> float:
+        """Linear warm-up, then a cosine down to 2 percent."""
+        done = step - self.origin
+        warm = min(1.0, (done + 1) / max(config.warmup_steps, 1))
+        cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done / self.length))
+        return config.learning_rate * self.stage.learning_rate_factor * warm * cosine
 
 
-def pixel_accuracy(model: SpexForLandCover, source: ChipSource, indices: Sequence[int], legend: Legend) -> float:
-    """Share of labelled pixels whose best class is the target's, over whole chips."""
+def spans(stages: Sequence[Stage]) -> list[Span]:
+    """Lays stages end to end, and finds which of them share a schedule."""
+    firsts = np.cumsum([0, *(stage.steps for stage in stages)]).tolist()
+    origins = [first for first, stage in zip(firsts, stages, strict=False) if stage.restart or first == 0]
+    ends = [*origins[1:], firsts[-1]]
+    laid = []
+    for stage, first in zip(stages, firsts, strict=False):
+        run = max(i for i, origin in enumerate(origins) if origin <= first)
+        laid.append(Span(stage, range(first, first + stage.steps), origins[run], ends[run] - origins[run]))
+    return laid
+
+
+def pixel_hits(
+    model: SpexForLandCover, source: ChipSource, indices: Sequence[int], legend: Legend
+) -> tuple[float, float]:
+    """Weight of pixels whose best class is the target's, and of all labelled pixels, over whole chips."""
     hits, count = 0.0, 0.0
-    model.eval()
     for index in indices:
         reflectance, target, weight = source.chip(index)
-        scores = model.predict(torch.from_numpy(reflectance)[None], legend).scores
+        present = ~np.isnan(reflectance[:, 0, 0])
+        bands = [name for name, here in zip(model.config.bands, present, strict=True) if here]
+        scores = model.predict(
+            torch.from_numpy(reflectance[present])[None], legend, bands=None if present.all() else bands
+        ).scores
         assert scores is not None
-        agree = scores[0].argmax(0).numpy() == target.argmax(0)
+        agree = scores[0].argmax(0).cpu().numpy() == target.argmax(0)
         hits += float((agree * weight).sum())
         count += float(weight.sum())
-    return hits / max(count, 1.0)
+    return hits, count
 
 
 def train(
@@ -113,136 +139,213 @@ def train(
     config: TrainingConfig,
     folder: Path,
     validation: tuple[ChipSource, Sequence[int]] | None = None,
-    log: Callable[[str], None] = print,
+    *,
+    worker: Worker | None = None,
+    on_record: Callable[[Record], None] | None = None,
 ) -> SpexForLandCover:
-    """Trains and returns the exponential moving average of the weights.
+    """Trains, or goes on where a training in the same folder stopped.
 
     Args:
-        model: With its processor set.
+        model: With its processor set; moved to the worker's device and trained in place.
         sources: Chips and their sampling weight.
         legend: The classes that are asked.
         config: Stages, optimiser and seed.
-        folder: Holds ``state.pt`` (resume) and ``metrics.jsonl``.
+        folder: Receives ``training/state.pt`` and ``training/metrics.jsonl``, and the checkpoint folders ``last`` (the
+            average at the last step) and ``best`` (by validation). Written by rank 0 alone.
         validation: Chips that are never trained on, and which of them to score.
-        log: Receives a line every 20 steps.
+        worker: Which process of how many, and its device; default: the only one, on the CPU.
+        on_record: Receives every line of metrics, on rank 0.
+
+    Returns:
+        The exponential moving average of the weights.
+
+    Raises:
+        CheckpointError: The model has no processor, or the state in ``folder`` is not readable.
+        TrainingError: The state belongs to another training, a loss is not finite, or a batch is smaller than the
+            number of workers.
     """
-    if model.processor is None:
-        raise CheckpointError("train() needs a model with its processor set")
-    if not model.config.band_encoding:
-        config = replace(config, band_subsets=0.0)
-    torch.manual_seed(config.seed)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    average: SpexForLandCover = copy.deepcopy(model)
-    average.eval()
-    state_file = folder / "state.pt"
-    folder.mkdir(parents=True, exist_ok=True)
-    first = 0
-    if state_file.exists():
-        state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-        first = int(state["step"])
-        log(f"resumed at step {first}")
-    shares = np.array([weight for _, weight in sources]) / sum(weight for _, weight in sources)
-    started = time.monotonic()
-    sums: dict[str, float] = {}
-    for step in range(first, config.steps):
-        stage = config.stage(step)
-        rng = np.random.default_rng((config.seed, step))
-        for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _schedule(step, config)
-        losses = _losses(model, _batch(sources, shares, stage, rng, config.band_subsets), legend, stage, rng)
-        names = ("text", "bce", "dice", "joint")
-        total = torch.stack([w * losses[n] for w, n in zip(config.weights, names, strict=True)]).sum()
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        decay = min(config.ema_decay, (step + 1) / (step + 10))
+    loop = _Loop(model, sources, legend, config, folder, validation, worker or Worker(), on_record)
+    return loop.run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        model: SpexForLandCover,
+        sources: Sequence[tuple[ChipSource, float]],
+        legend: Legend,
+        config: TrainingConfig,
+        folder: Path,
+        validation: tuple[ChipSource, Sequence[int]] | None,
+        worker: Worker,
+        on_record: Callable[[Record], None] | None,
+    ) -> None:
+        if model.processor is None:
+            raise CheckpointError("train() needs a model with its processor set")
+        if small := [stage.batch for stage in config.stages if stage.batch < worker.count]:
+            raise TrainingError(f"{worker.count} workers cannot share a batch of {min(small)}: at least a chip each")
+        self._device = torch.device(worker.device)
+        nn.Module.to(model, self._device)
+        self._model, self._config, self._worker, self._legend = model, config, worker, legend
+        self._recipe = Recipe(
+            tuple(source for source, _ in sources),
+            tuple(weight for _, weight in sources),
+            legend,
+            model.processor,
+            config.seed,
+            config.band_subsets,
+            needs_all_bands=not model.config.band_encoding,
+        )
+        self._validation, self._on_record = validation, on_record
+        torch.manual_seed(config.seed)
+        self._average: SpexForLandCover = copy.deepcopy(model).eval()
+        self._head = ReconstructionHead(model.config).to(self._device)
+        self._optimiser = torch.optim.AdamW(self._weights(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self._folder = TrainingFolder(folder)
+        parts = ("model", model), ("average", self._average), ("head", self._head), ("optimiser", self._optimiser)
+        self._parts: dict[str, Any] = dict(parts)
+        self._progress = Progressed()
+        self._started = time.monotonic()
+
+    def run(self) -> SpexForLandCover:
+        self._progress = self._folder.restore(self._parts, self._identity())
+        first = self._progress.step
+        if self._worker.rank == 0:
+            self._folder.keep_metrics_until(first)
+        for span in spans(self._config.stages):
+            if first >= span.steps.stop:
+                continue
+            if span.stage.restart and first <= span.steps.start and span.steps.start:
+                self._model.load_state_dict(self._average.state_dict())
+                self._optimiser.state.clear()
+            self._run_stage(span, range(max(first, span.steps.start), span.steps.stop))
+        return self._average
+
+    def _run_stage(self, span: Span, steps: range) -> None:
+        stage, worker = span.stage, self._worker
+        module: nn.Module = self._model
+        if stage.kind == "pretrain":
+            module = MaskedReconstruction(self._model, self._head)
+        if worker.count > 1:  # some weights rest in each kind of stage
+            module = DistributedDataParallel(module, find_unused_parameters=True)
+        batches = step_batches(self._recipe, stage, steps, worker.rank, worker.count, worker.loaders)
+        for step, batch in zip(steps, batches, strict=True):
+            for group in self._optimiser.param_groups:
+                group["lr"] = span.learning_rate(step, self._config)
+            # The only random numbers of a step that are not the batch's own (stochastic depth, dropout).
+            torch.manual_seed(int(np.random.SeedSequence((self._config.seed, step, worker.rank)).generate_state(1)[0]))
+            values = self._update(module, stage, batch.to(self._device), step)
+            self._average_weights(step - span.origin)
+            self._count(values, stage, step)
+            if (step + 1) % self._config.checkpoint_every == 0 or step + 1 == self._config.steps:
+                self._checkpoint(stage)
+
+    def _update(self, module: nn.Module, stage: Stage, batch: StepBatch, step: int) -> dict[str, float]:
+        """One optimiser step; returns the losses of the whole batch."""
+        self._model.train()
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bfloat16()):
+            sums = self._loss_sums(module, stage, batch)
+        names = sorted(sums)
+        totals = torch.stack([part.detach().float() for name in names for part in sums[name]])
+        if self._worker.count > 1:
+            distributed.all_reduce(totals)
+        totals = totals.view(-1, 2)
+        counts = totals[:, 1].clamp_min(1)
+        weights = dict(zip(("text", "bce", "dice", "joint"), self._config.weights, strict=True))
+        # DistributedDataParallel averages gradients over workers: times their number, the average is the sum.
+        loss = torch.stack(
+            [weights.get(name, 1.0) * sums[name][0] / count for name, count in zip(names, counts, strict=True)]
+        ).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        (loss * self._worker.count).backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._weights(), self._config.clip_norm)
+        values = dict(zip(names, (totals[:, 0] / counts).tolist(), strict=True))
+        values["total"] = sum(weights.get(name, 1.0) * value for name, value in values.items())
+        values["gradient_norm"] = float(norm)
+        if not all(math.isfinite(value) for value in values.values()):
+            raise TrainingError(
+                f"the loss is not finite at step {step + 1}: {values}; lower the learning rate, or look for chips with "
+                "infinite reflectance"
+            )
+        self._optimiser.step()
+        return values
+
+    def _loss_sums(self, module: nn.Module, stage: Stage, batch: StepBatch) -> dict[str, LossSum]:
+        if batch.hidden is not None:
+            predicted = module(batch.reflectance, batch.hidden, batch.gsd_m)
+            config = self._model.config
+            return {"reconstruction": reconstruction_loss_sum(predicted, batch.reflectance, batch.hidden, config)}
+        output = module(batch.reflectance, batch.text, see_image=stage.kind == "prompt", gsd_m=batch.gsd_m)
+        sums = mask_loss_sums(output.mask_logits.float(), batch.target, batch.weight)
+        # In a stage of class words every worker reads the same ones: numerator and denominator count them alike.
+        return {**sums, "text": text_loss_sum(output.text_logits.float(), output.text_targets)}
+
+    def _average_weights(self, step: int) -> None:
+        decay = min(self._config.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+            for kept, new in zip(self._average.parameters(), self._model.parameters(), strict=True):
                 kept.lerp_(new, 1 - decay)
-        for name, value in {**losses, "total": total}.items():
-            sums[name] = sums.get(name, 0.0) + float(value.detach())
-        if (step + 1) % 20 == 0:
-            record = {"step": step + 1, "seconds": round(time.monotonic() - started, 1)}
-            record |= {name: round(value / 20, 4) for name, value in sums.items()}
-            sums = {}
-            _record(folder, record)
-            log(json.dumps(record))
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            partial = state_file.with_suffix(".partial")
-            torch.save(
-                {
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step + 1,
-                },
-                partial,
-            )
-            partial.replace(state_file)
-            if validation is not None:
-                accuracy = pixel_accuracy(average, *validation, legend)
-                _record(folder, {"step": step + 1, "validation_accuracy": round(accuracy, 4)})
-                log(f"step {step + 1}: validation accuracy {accuracy:.4f}")
-    _record(folder, {"step": config.steps, "config": asdict(config)})
-    return average
 
+    def _count(self, values: Mapping[str, float], stage: Stage, step: int) -> None:
+        """Adds up losses, and records their mean now and then and at the end of a stage."""
+        progress, every = self._progress, self._config.record_every
+        progress.step = step + 1
+        for name, value in {**values, "steps": 1.0}.items():
+            progress.sums[name] = progress.sums.get(name, 0.0) + value
+        ends = step + 1 in {span.steps.stop for span in spans(self._config.stages)}
+        if progress.step % every and not ends:
+            return
+        count = progress.sums.pop("steps")
+        means = {name: round(value / count, 5) for name, value in progress.sums.items()}
+        rate = float(self._optimiser.param_groups[0]["lr"])
+        self._record({"stage": stage.kind, **means, "learning_rate": round(rate, 8)})
+        progress.sums = {}
 
-def _schedule(step: int, config: TrainingConfig) -> float:
-    warm = min(1.0, (step + 1) / config.warmup_steps)
-    return warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / config.steps)))
+    def _checkpoint(self, stage: Stage) -> None:
+        """Validates, exports and saves, in this order: what is resumed from has been judged."""
+        best = False
+        if self._validation is not None and stage.kind != "pretrain":
+            accuracy = self._accuracy(*self._validation)
+            best = accuracy > self._progress.best
+            self._progress.best = max(accuracy, self._progress.best)
+            self._record({"validation_accuracy": round(accuracy, 5)})
+        if self._worker.rank == 0:
+            for name in ("last", *(("best",) if best else ())):
+                self._folder.export(self._average, name)
+            self._folder.save(self._progress, self._parts, self._identity())
 
+    def _accuracy(self, source: ChipSource, indices: Sequence[int]) -> float:
+        """Over all workers, each of which scores its share of the chips."""
+        own = list(indices)[self._worker.rank :: self._worker.count]
+        found = torch.tensor(
+            pixel_hits(self._average, source, own, self._legend), device=self._device, dtype=torch.float64
+        )
+        if self._worker.count > 1:
+            distributed.all_reduce(found)
+        hits, count = found.tolist()
+        return float(hits / max(count, 1.0))
 
-def _batch(
-    sources: Sequence[tuple[ChipSource, float]],
-    shares: npt.NDArray[np.float64],
-    stage: Stage,
-    rng: np.random.Generator,
-    subsets: float,
-) -> list[Chip]:
-    chips = []
-    for _ in range(stage.batch):
-        source = sources[int(rng.choice(len(sources), p=shares))][0]
-        chips.append(augment(source.chip(int(rng.integers(len(source)))), stage.crop_px, rng, subsets=subsets))
-    return chips
+    def _record(self, values: Record) -> None:
+        if self._worker.rank:
+            return
+        record = {"step": self._progress.step, "seconds": round(time.monotonic() - self._started, 1), **values}
+        self._folder.record(record)
+        if self._on_record is not None:
+            self._on_record(record)
 
+    def _weights(self) -> Iterator[nn.Parameter]:
+        yield from self._model.parameters()
+        yield from self._head.parameters()
 
-def _losses(
-    model: SpexForLandCover,
-    chips: list[Chip],
-    legend: Legend,
-    stage: Stage,
-    rng: np.random.Generator,
-) -> dict[str, Tensor]:
-    processor = model.processor
-    assert processor is not None
-    reflectance, target, weight, gsd = (
-        torch.from_numpy(np.stack([getattr(chip, name) for chip in chips]))
-        for name in ("reflectance", "target", "weight", "gsd_m")
-    )
-    if stage.see_image:
-        # Attributes are dropped now and then, so that the masks do not come to depend on them.
-        questions = [
-            question
-            for chip in chips
-            for question in processor.questions(
-                chip.reflectance, legend, max_records=int(rng.integers(0, processor.attribute_records + 1))
-            )
-        ]
-        answers = [a for chip in chips for a in answers_for(legend, chip.target, chip.weight, rng)]
-    else:
-        questions = processor.questions(chips[0].reflectance, legend, max_records=0)
-        answers = processor.short_answers(legend)
-    model.train()
-    output = model(reflectance, processor.encode(questions, answers), see_image=stage.see_image, gsd_m=gsd)
-    losses = mask_losses(output.mask_logits, target, weight)
-    losses["text"] = text_loss(output.text_logits, output.text_targets)
-    return losses
+    def _in_bfloat16(self) -> bool:
+        return self._worker.bf16 and self._device.type == "cuda"
 
-
-def _record(folder: Path, record: Mapping[str, object]) -> None:
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    def _identity(self) -> str:
+        """What must be the same for a training to be resumed."""
+        decides = asdict(self._config)
+        del decides["checkpoint_every"], decides["record_every"]
+        decides["chips"] = [len(source) for source in self._recipe.sources]
+        decides["sampling shares"] = self._recipe.shares
+        decides["legend"] = self._legend.codes
+        decides["parameters"] = sum(weight.numel() for weight in self._model.parameters())
+        return json.dumps(decides)

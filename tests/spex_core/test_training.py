@@ -2,22 +2,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from spex_core.batches import Recipe, step_batch, step_batches
+from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
-from spex_core.losses import dice_loss, mask_losses
-from spex_core.training import Stage, TrainingConfig, train
+from spex_core.losses import dice_loss, mask_loss_sums, mask_losses
+from spex_core.modeling import SpexForLandCover
+from spex_core.training import Stage, TrainingConfig, pixel_hits, spans, train
 from tests.spex_core.conftest import build_tiny_model
 
 CONFIG = TrainingConfig(
-    stages=(Stage(4, 2, 32, False), Stage(6, 2, 32, True)),
+    stages=(Stage(2, 2, 32, "pretrain"), Stage(3, 2, 32, "words"), Stage(5, 2, 32, "prompt")),
     learning_rate=3e-3,
     warmup_steps=2,
-    checkpoint_every=5,
+    checkpoint_every=4,
+    record_every=1,
 )
 
 
@@ -38,34 +43,112 @@ class TwoHalves:
 
 
 def run(folder: Path, tiles: torch.Tensor, legend: Legend, config: TrainingConfig = CONFIG) -> dict[str, torch.Tensor]:
-    trained = train(build_tiny_model(legend), [(TwoHalves(tiles, legend), 1.0)], legend, config, folder, log=str)
+    trained = train(build_tiny_model(legend), [(TwoHalves(tiles, legend), 1.0)], legend, config, folder)
     return trained.state_dict()
 
 
-def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
+def curve(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "training" / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(step: int) -> Callable[[Mapping[str, object]], None]:
+    def die(record: Mapping[str, object]) -> None:
+        if record["step"] == step:
+            raise Killed
+
+    return die
+
+
+def test_a_resumed_training_has_the_same_curve_and_weights(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
     whole = run(tmp_path / "whole", tiles, legend)
-
-    class Interrupted(Exception):
-        pass
-
-    def stop(line: str) -> None:
-        raise Interrupted
-
-    model = build_tiny_model(legend)
     chips = TwoHalves(tiles, legend)
-    with pytest.raises(Interrupted):  # the validation line at step 5 comes right after the checkpoint
-        train(model, [(chips, 1.0)], legend, CONFIG, tmp_path / "cut", (chips, [0]), log=stop)
+    for step in (3, 9):  # before the first checkpoint, and between two
+        with pytest.raises(Killed):
+            train(build_tiny_model(legend), [(chips, 1.0)], legend, CONFIG, tmp_path / "cut", on_record=killed_at(step))
     resumed = run(tmp_path / "cut", tiles, legend)
+    assert curve(tmp_path / "cut") == curve(tmp_path / "whole")
     for name, value in whole.items():
-        torch.testing.assert_close(resumed[name], value, msg=name)
+        torch.testing.assert_close(resumed[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_training_of_other_settings_is_not_resumed(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
+    run(tmp_path, tiles, legend)
+    with pytest.raises(TrainingError, match="learning_rate differs; remove"):
+        run(tmp_path, tiles, legend, dataclasses.replace(CONFIG, learning_rate=1e-4))
+
+
+def test_a_truncated_state_is_a_checkpoint_error(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
+    run(tmp_path, tiles, legend)
+    state = tmp_path / "training" / "state.pt"
+    state.write_bytes(state.read_bytes()[:10_000])
+    with pytest.raises(CheckpointError, match=r"state\.pt cannot be resumed from"):
+        run(tmp_path, tiles, legend)
 
 
 def test_training_learns_two_classes(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
-    config = dataclasses.replace(CONFIG, stages=(Stage(60, 2, 32, True),), checkpoint_every=1000)
+    config = dataclasses.replace(CONFIG, stages=(Stage(50, 2, 32),), checkpoint_every=99, record_every=10)
     run(tmp_path, tiles, legend, config)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    joint = [row["joint"] for row in rows if "joint" in row]
+    joint = [row["joint"] for row in curve(tmp_path)]
     assert joint[-1] < 0.5 * joint[0], joint
+
+
+def test_exported_checkpoints_load_and_the_best_is_the_best_validated(
+    tmp_path: Path, tiles: torch.Tensor, legend: Legend
+) -> None:
+    chips = TwoHalves(tiles, legend)
+    trained = train(build_tiny_model(legend), [(chips, 1.0)], legend, CONFIG, tmp_path, (chips, [0]))
+    last, best = (SpexForLandCover.from_pretrained(tmp_path / name) for name in ("last", "best"))
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(last.state_dict()[name], value, rtol=1e-3, atol=1e-3, msg=name)
+    hits, count = pixel_hits(best, chips, [0], legend)
+    best_seen = max(row["validation_accuracy"] for row in curve(tmp_path) if "validation_accuracy" in row)
+    assert hits / count == pytest.approx(best_seen, abs=0.02)  # rounded to half precision
+
+
+def test_a_stage_that_restarts_has_a_schedule_of_its_own() -> None:
+    config = TrainingConfig(
+        stages=(Stage(10, 2, 32), Stage(30, 2, 32, learning_rate_factor=0.5, restart=True), Stage(10, 2, 32)),
+        learning_rate=1.0,
+        warmup_steps=5,
+    )
+    laid = spans(config.stages)
+    assert [(span.origin, span.length) for span in laid] == [(0, 10), (10, 40), (10, 40)]
+    assert laid[0].learning_rate(9, config) < 0.06  # at the end of a cosine
+    assert laid[1].learning_rate(10, config) == pytest.approx(0.1)  # warming up again, to half the rate
+    assert laid[1].learning_rate(15, config) > 0.4
+    assert laid[2].learning_rate(49, config) == pytest.approx(0.02, abs=0.01)
+
+
+def test_workers_share_a_step_without_changing_it(tiles: torch.Tensor, legend: Legend) -> None:
+    model = build_tiny_model(legend)
+    recipe = Recipe((TwoHalves(tiles, legend),), (1.0,), legend, model.processor, 5, 0.3, needs_all_bands=True)
+    stage = Stage(1, 3, 32)
+    whole = step_batch(recipe, stage, 7)
+    parts = [step_batch(recipe, stage, 7, rank, 2) for rank in range(2)]
+    assert torch.equal(whole.reflectance[0::2], parts[0].reflectance)
+    assert torch.equal(whole.reflectance[1::2], parts[1].reflectance)
+    assert not torch.equal(whole.reflectance, step_batch(recipe, stage, 8).reflectance)
+    ahead = list(step_batches(recipe, stage, range(7, 9), loaders=1))
+    assert torch.equal(whole.reflectance, ahead[0].reflectance)
+    assert torch.equal(whole.text.suffix_ids, ahead[0].text.suffix_ids)
+
+
+def test_means_over_a_batch_are_sums_over_its_parts() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(3, 4, 8, 8, generator=generator)
+    targets = torch.randn(3, 4, 8, 8, generator=generator).softmax(1)
+    targets[0, 2] = 0
+    weight = (torch.rand(3, 8, 8, generator=generator) > 0.4).float()
+    whole = mask_losses(logits, targets, weight)
+    parts = [mask_loss_sums(logits[rows], targets[rows], weight[rows]) for rows in (slice(0, 1), slice(1, 3))]
+    for name, value in whole.items():
+        total, count = (sum(part[name][i] for part in parts) for i in range(2))
+        torch.testing.assert_close(total / count, value)
 
 
 def test_gradient_checkpointing_changes_no_gradient(tiles: torch.Tensor, legend: Legend) -> None:
