@@ -42,6 +42,10 @@ class Biome:
     parcel_m: float = 150.0
     river_m: float = 60.0
     """Width of the main rivers."""
+    quarries: float = 0.10
+    """Share of sites (one per 2.4 km square) with bare ground whatever the soil: quarry, landslip, building site."""
+    beach: float = 0.0
+    """Higher: more of the shores are sand or gravel."""
     aseasonal: float = 0.0
     """0: all parcels follow the year; 1: sowing at any time (tropics, irrigation)."""
 
@@ -166,6 +170,26 @@ BIOMES: tuple[Biome, ...] = (
         aseasonal=0.4,
     ),
     Biome("city", towns=1.0, farming=0.3, forest=-0.2, relief_m=120.0),
+    Biome("coast", farming=0.2, forest=-0.4, shrub=0.0, sea=-0.5, beach=1.8, bare=-1.0, relief_m=120.0, towns=0.5),
+    Biome(
+        "desert",
+        forest=-3.0,
+        shrub=0.2,
+        farming=-1.6,
+        dryness=0.95,
+        bare=1.3,
+        sandy=0.8,
+        lakes=-2.5,
+        towns=0.2,
+        evergreen=True,
+        hedges=0.0,
+        pasture=0.0,
+        aseasonal=0.8,
+        relief_m=500.0,
+        wetland=-1.5,
+        beach=1.5,
+        sea=-2.4,
+    ),
 )
 """Presets from lush to barren; :func:`varied_biome` moves between and around them."""
 
@@ -173,10 +197,10 @@ BIOMES: tuple[Biome, ...] = (
 def varied_biome(rng: np.random.Generator) -> Biome:
     """A random preset with every level jittered, so that no two worlds are alike."""
     biome = BIOMES[int(rng.integers(len(BIOMES)))]
-    shares = ("towns", "conifer", "dryness", "sandy", "hedges", "pasture", "aseasonal")
+    shares = ("towns", "quarries", "conifer", "dryness", "sandy", "hedges", "pasture", "aseasonal")
     changes: dict[str, float] = {
         name: getattr(biome, name) + float(rng.normal(0, 0.4))
-        for name in ("forest", "shrub", "farming", "bare", "lakes", "sea", "wetland")
+        for name in ("forest", "shrub", "farming", "bare", "lakes", "sea", "wetland", "beach")
     }
     changes |= {name: float(np.clip(getattr(biome, name) + rng.normal(0, 0.15), 0.0, 1.0)) for name in shares}
     changes |= {

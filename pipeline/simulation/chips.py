@@ -9,7 +9,7 @@ from pipeline.simulation.biomes import Biome, varied_biome
 from pipeline.simulation.landscape import PIXEL_M, Landscape
 from pipeline.simulation.noise import FloatArray, fractal_noise
 from pipeline.simulation.sensor import PAD_PX, native_bands, upsample_20m
-from pipeline.simulation.spectra import add_haze, material_table
+from pipeline.simulation.spectra import HAZE_SPECTRUM, add_haze, material_table
 from pipeline.simulation.surface import Light, surface_reflectance
 from spex_core.bands import BANDS
 
@@ -60,11 +60,15 @@ def simulate_chip(
         air = haze
         if air is None:
             air = float(rng.uniform(0.02, 0.08) if rng.uniform() < 0.2 else rng.uniform(-0.004, 0.02))
-        gain = np.float32(np.exp(rng.normal(0, 0.04)))
+        # Processors differ: sun and view angle (BRDF) move all bands together, aerosol and gas models move each.
+        gain = np.exp(rng.normal(0, 0.05) + rng.normal(0, 0.02, (10, 1, 1))).astype(np.float32)
+        # Adjacency: scattering blends in the surroundings, here the chip's mean, most at short wavelengths.
+        blend = np.float32(rng.uniform(0, 0.25)) * HAZE_SPECTRUM[:, None, None]
         ground = surface_reflectance(cover, biome, materials, phase, light)
         natives = native_bands(ground, row0, col0, 2 * seed + visit)
         image = np.stack([a if band.gsd_m == 10 else upsample_20m(a) for a, band in zip(natives, BANDS, strict=True)])
-        return add_haze(image * gain, air)
+        image = (image + blend * (image.mean((1, 2), keepdims=True) - image)) * gain
+        return add_haze(image, air)
 
     image = acquire(0, season)
     if rng.uniform() < COMPOSITE_SHARE:

@@ -156,12 +156,18 @@ class Landscape:
         code[hedge | lone & (code != BARE)] = TREES
         patch = np.where(farmed & ~hedge, parcels.key, patch)
 
+        # Quarries, landslips and building sites: bare in the middle of anything.
+        geology = voronoi(f(16), x, y, 2400.0)
+        pit = np.where(unit(geology.key, 1) < b.quarries, 50.0 + 260.0 * unit(geology.key, 2) ** 2, -1.0)
+        code[pit * (1 + 0.4 * ragged) > geology.distance] = BARE
+        patch = np.where(code == BARE, geology.key, patch)
+
         street, road, built, garden_patch = self._settlements(x, y, ragged, parcels, steep, alpine)
         code[built] = BUILT
         patch = np.where(built, garden_patch, patch)
 
         depth, wet, crossing = self._waters(x, y, terrain, ragged)
-        shore = wet & ~(depth > 0) & (depth > -0.25) & (barren - b.bare + ragged > 1.6)
+        shore = wet & ~(depth > 0) & (depth > -0.25) & (barren - b.bare + ragged > 1.6 - b.beach)
         wet_noise = fractal_noise(f(12), x, y, 600.0, 4, 0.6)
         marsh = wet & (wet_noise + b.wetland + 1.2 * np.minimum(depth, 0) > 0.35) & (steep < 1.0) & ~built
         code[marsh] = WETLAND

@@ -21,13 +21,18 @@ _LIBRARY: dict[str, tuple[float, ...]] = {
     "sand_red": (0.080, 0.130, 0.225, 0.270, 0.290, 0.310, 0.330, 0.340, 0.430, 0.370),
     "rock_grey": (0.120, 0.135, 0.150, 0.160, 0.165, 0.170, 0.175, 0.180, 0.210, 0.190),
     "rock_dark": (0.060, 0.070, 0.080, 0.085, 0.090, 0.092, 0.095, 0.100, 0.130, 0.120),
+    "rock_light": (0.215, 0.255, 0.285, 0.295, 0.305, 0.310, 0.315, 0.320, 0.355, 0.325),
+    "rock_brown": (0.088, 0.112, 0.148, 0.163, 0.173, 0.180, 0.188, 0.196, 0.250, 0.232),
+    "gravel": (0.125, 0.145, 0.165, 0.174, 0.182, 0.188, 0.195, 0.200, 0.228, 0.205),
     "crop_green": (0.025, 0.055, 0.030, 0.085, 0.300, 0.400, 0.430, 0.450, 0.190, 0.090),
     "crop_flower": (0.045, 0.135, 0.115, 0.175, 0.350, 0.430, 0.460, 0.480, 0.215, 0.115),
     "crop_ripe": (0.070, 0.110, 0.150, 0.190, 0.230, 0.260, 0.290, 0.310, 0.340, 0.230),
     "stubble": (0.090, 0.130, 0.170, 0.205, 0.235, 0.260, 0.280, 0.300, 0.380, 0.300),
     "grass_green": (0.032, 0.068, 0.045, 0.105, 0.265, 0.335, 0.355, 0.375, 0.225, 0.115),
+    "grass_lush": (0.024, 0.064, 0.033, 0.106, 0.360, 0.455, 0.485, 0.505, 0.235, 0.108),
     "grass_dry": (0.060, 0.090, 0.115, 0.150, 0.200, 0.230, 0.250, 0.270, 0.320, 0.220),
     "broadleaf": (0.020, 0.045, 0.026, 0.067, 0.235, 0.315, 0.340, 0.360, 0.165, 0.075),
+    "broadleaf_fresh": (0.022, 0.057, 0.030, 0.086, 0.320, 0.430, 0.460, 0.480, 0.200, 0.090),
     "twigs": (0.035, 0.050, 0.058, 0.078, 0.110, 0.130, 0.148, 0.163, 0.190, 0.120),
     "conifer": (0.015, 0.028, 0.019, 0.038, 0.118, 0.152, 0.165, 0.178, 0.077, 0.036),
     "evergreen": (0.020, 0.040, 0.023, 0.057, 0.190, 0.260, 0.280, 0.295, 0.140, 0.060),
@@ -56,7 +61,7 @@ MATERIAL: dict[str, int] = {name: i for i, name in enumerate(MATERIALS)}
 _SNOW_AND_WATER = tuple(n for n in MATERIALS if n.startswith(("snow", "ice", "water")))
 
 # Path radiance left over by an imperfect atmospheric correction, relative to B02 (falls as wavelength^-1.5 or so).
-_HAZE = np.asarray([1.0, 0.76, 0.58, 0.52, 0.47, 0.42, 0.38, 0.36, 0.12, 0.06], np.float32)
+HAZE_SPECTRUM = np.asarray([1.0, 0.76, 0.58, 0.52, 0.47, 0.42, 0.38, 0.36, 0.12, 0.06], np.float32)
 
 
 def material_table(rng: np.random.Generator, spread: float = 1.0) -> FloatArray:
@@ -134,6 +139,6 @@ def crop_state(crop: npt.NDArray[np.int64], season: FloatArray) -> tuple[FloatAr
 
 def add_haze(reflectance: FloatArray, amount: float, offset: float = 0.0) -> FloatArray:
     """Adds residual haze (B02 reflectance of a black surface) and a flat offset to ``[10, H, W]`` reflectance."""
-    haze = (np.float32(amount) * _HAZE)[:, None, None]
+    haze = (np.float32(amount) * HAZE_SPECTRUM)[:, None, None]
     hazy: FloatArray = reflectance * (np.float32(1.0) - haze) + haze + np.float32(offset)
     return hazy

@@ -79,6 +79,12 @@ def _share(value: FloatArray) -> FloatArray:
     return np.clip(value, 0.0, 1.0)
 
 
+def _second_draw(field: FloatArray) -> FloatArray:
+    """Another uniform draw in [0, 1) out of the low bits of a per-pixel one: cheaper than a second field."""
+    scaled = field * _f(1553.0)
+    return scaled - np.floor(scaled)
+
+
 def _soil(p: _Pixels, biome: Biome) -> npt.NDArray[np.int64]:
     d = biome.sandy
     place = _share(p.draw(1) * _f(0.7) + _f(0.15) + _f(0.12) * p.broad)
@@ -88,15 +94,28 @@ def _soil(p: _Pixels, biome: Biome) -> npt.NDArray[np.int64]:
 
 def _trees(p: _Pixels, biome: Biome, season: float) -> _Mix:
     conifer = p.draw(2) < _f(biome.conifer)
-    leaf = 1.0 if biome.evergreen else float(bump(season, 0.26, 0.38, 0.74, 0.88))
-    canopy = np.where(conifer, MATERIAL["conifer"], MATERIAL["evergreen" if biome.evergreen else "broadleaf"])
-    bare_crowns = np.where(conifer, _f(0.0), _f(1.0 - leaf) * (_f(0.85) + _f(0.1) * p.mottle))
-    gaps = _f(0.06) + _f(0.25) * _f(biome.dryness) * p.draw(3) + _f(0.03) * p.mottle
-    # Crowns and the shadows between them: the strong texture of a forest at 10 m.
+    # Stands come into leaf within about a month of each other; young leaves reflect most in the near infrared.
+    phase = (_f(season) + _f(0.08) * (p.draw(7) - _f(0.5))).astype(np.float32)
+    leaf = np.ones_like(phase) if biome.evergreen else bump(phase, 0.24, 0.34, 0.76, 0.88)
+    young = p.draw(8) < (_f(0.2) + _f(0.6) * bump(phase, 0.22, 0.30, 0.46, 0.60))
+    broad = np.where(young, MATERIAL["broadleaf_fresh"], MATERIAL["evergreen" if biome.evergreen else "broadleaf"])
+    canopy = np.where(conifer, MATERIAL["conifer"], broad)
+    bare_crowns = np.where(conifer, _f(0.0), (_f(1.0) - leaf) * (_f(0.85) + _f(0.1) * p.mottle))
+    # Every fourth stand is mixed: broad leaves among conifers and the other way round, tree by tree.
+    mixed = (p.draw(9) < _f(0.25)) & (p.fine + _f(0.6) * p.clumps > _f(0.25))
+    canopy = np.where(mixed, np.where(conifer, broad, MATERIAL["conifer"]), canopy)
+    bare_crowns = np.where(mixed, np.where(conifer, (_f(1.0) - leaf) * _f(0.85), _f(0.0)), bare_crowns)
+    gaps = _f(0.06) + _f(0.25) * _f(biome.dryness) * p.draw(3) + _f(0.03) * p.mottle + _f(0.02) * p.fine
+    # Crowns and the shadows between them: the strong texture of a forest at 10 m, finer in young stands.
     brightness = (
-        _f(1.0) + (_f(0.10) + _f(0.08) * p.draw(4)) * p.clumps + _f(0.10) * p.fine + _f(0.22) * (p.draw(5) - _f(0.5))
+        _f(1.0)
+        + (_f(0.05) + _f(0.09) * p.draw(4)) * p.clumps
+        + (_f(0.13) + _f(0.14) * p.draw(10)) * p.fine
+        + _f(0.22) * (p.draw(5) - _f(0.5))
     )
-    undergrowth = np.where(p.draw(6) < _f(0.5), MATERIAL["shrub_green"], MATERIAL["grass_dry"])
+    undergrowth = np.where(
+        p.draw(6) < _f(0.5), MATERIAL["shrub_green"], MATERIAL["grass_dry" if biome.dryness > 0.3 else "grass_green"]
+    )
     return _Mix(canopy, MATERIAL["twigs"], undergrowth, _share(bare_crowns), _share(gaps), brightness)
 
 
@@ -122,8 +141,10 @@ def _grass(p: _Pixels, biome: Biome, season: float) -> _Mix:
     soil = _f(0.02) + _f(0.25 * biome.dryness) * p.draw(3) + _f(0.04) * p.mottle
     brightness = _f(1.0) + _f(0.035) * p.mottle + _f(0.02) * p.fine + _f(0.18) * (p.draw(4) - _f(0.5))
     soil = _share(soil)
+    # Improved pasture: dense, fertilised, up to half of the light returned in the near infrared.
+    lush_sward = p.draw(5) < _f(0.6 * (1.0 - biome.dryness) * (0.4 + 0.6 * float(bump(season, 0.15, 0.28, 0.5, 0.8))))
     return _Mix(
-        MATERIAL["grass_green"],
+        np.where(lush_sward, MATERIAL["grass_lush"], MATERIAL["grass_green"]),
         MATERIAL["grass_dry"],
         _soil(p, biome),
         _share(dry) * (_f(1.0) - soil),
@@ -154,8 +175,10 @@ def _crop(p: _Pixels, biome: Biome, season: float) -> _Mix:
 
 def _built(p: _Pixels, biome: Biome, season: float) -> _Mix:
     industrial = p.draw(2) < _f(0.14)
-    mixed = _f(0.5) * p.draw(3) + _f(0.25) + _f(0.25) * p.fine
-    house = np.where(mixed < _f(0.52), MATERIAL["roof_tile"], MATERIAL["roof_grey"])
+    house_draw = _second_draw(p.fine)
+    tiled = _f(0.15) + _f(0.7) * p.draw(3)
+    house = np.where(house_draw < tiled, MATERIAL["roof_tile"], MATERIAL["roof_grey"])
+    house = np.where(house_draw > _f(0.94), MATERIAL["roof_bright"], house)
     hall = _pick(p.draw(4), (0.35, "roof_bright"), (0.35, "roof_grey"), (0.3, "concrete"))
     roof = np.where(industrial, hall, house)
     paving = _pick(p.draw(5), (0.6, "asphalt"), (0.25, "concrete"), (0.15, "soil_light"))
@@ -163,29 +186,45 @@ def _built(p: _Pixels, biome: Biome, season: float) -> _Mix:
         p.draw(6) < _f(0.35 + 0.5 * biome.dryness),
         MATERIAL["grass_dry"],
         np.where(
-            p.clumps > _f(0.3),
-            MATERIAL["broadleaf" if season > 0.3 or biome.evergreen else "twigs"],
+            _second_draw(p.fine * _f(0.37)) < _f(0.55) + _f(0.2) * p.clumps,
+            MATERIAL["broadleaf" if 0.28 < season < 0.86 or biome.evergreen else "twigs"],
             MATERIAL["grass_green"],
         ),
     )
-    density = np.where(industrial, _f(0.78), _f(0.34) + _f(0.28) * p.draw(7)) + _f(0.24) * p.fine
-    green = np.where(industrial, _f(0.05), _f(0.42) - _f(0.35) * p.draw(7)) + _f(0.13) * p.clumps
-    green = _share(np.where(p.street, _f(0.12) + _f(0.04) * p.clumps, green))
+    # From leafy suburb to old town block by block, but a single pixel holds a house, a yard or a tree.
+    density = np.where(industrial, _f(0.80), _f(0.34) + _f(0.24) * p.draw(7)) + _f(0.42) * p.fine
+    green = np.where(industrial, _f(0.06), _f(0.50) - _f(0.38) * p.draw(7)) + _f(0.10) * p.clumps
+    green = green - _f(0.22) * p.fine * np.where(industrial, _f(0.2), _f(1.0))
+    green = _share(np.where(p.street, _f(0.14) + _f(0.06) * p.clumps, green))
     density = np.where(p.street, _f(0.08), _share(density)) * (_f(1.0) - green)
-    brightness = _f(1.0) + _f(0.25) * p.fine + _f(0.06) * p.clumps + _f(0.14) * (p.draw(8) - _f(0.5))
-    brightness = np.where(p.street, _f(1.0) + _f(0.06) * p.fine, brightness)
+    # Lit and shaded sides of houses.
+    glint = _second_draw(p.fine * _f(0.73)) * _f(2.0) - _f(1.0)
+    brightness = _f(0.97) + _f(0.42) * glint + _f(0.05) * p.clumps + _f(0.12) * (p.draw(8) - _f(0.5))
+    brightness = np.where(p.street, _f(1.0) + _f(0.12) * glint, brightness)
     return _Mix(roof, paving, garden, _share(_f(1.0) - green - density), green, brightness)
 
 
 def _bare(p: _Pixels, biome: Biome, season: float) -> _Mix:
-    rock = _pick(p.draw(2), (0.5 - 0.35 * biome.sandy, "rock_grey"), (0.2 - 0.1 * biome.sandy, "rock_dark"),
-                 (0.15, "soil_light"), (0.1 + 0.2 * biome.sandy, "sand"), (1.0, "sand_red"))  # fmt: skip
-    soil = _soil(p, biome)
-    second = _share(_f(0.35) + _f(0.15) * p.mottle + _f(0.08) * p.clumps)
-    sparse = _share(_f(0.06) + _f(0.06) * p.clumps + _f(0.10) * (p.draw(3) - _f(0.3)))
+    s = biome.sandy
+    rock = _pick(p.draw(2), (0.22 - 0.15 * s, "rock_grey"), (0.14 - 0.06 * s, "rock_dark"), (0.16, "rock_light"),
+                 (0.16, "rock_brown"), (0.14 - 0.06 * s, "gravel"), (0.04 + 0.16 * s, "sand"), (0.08, "soil_light"),
+                 (1.0, "sand_red"))  # fmt: skip
+    beach = p.depth > _f(-0.3)
+    rock = np.where(beach, np.where(p.draw(5) < _f(0.75), MATERIAL["sand"], MATERIAL["gravel"]), rock)
+    soil = np.where(beach, rock, _soil(p, biome))
+    sandy = (rock == MATERIAL["sand"]) | (rock == MATERIAL["sand_red"])
+    second = _share(_f(0.35) + _f(0.15) * p.mottle + _f(0.12) * p.clumps)
+    sparse = _share(_f(0.05) + _f(0.07) * p.clumps + _f(0.05) * p.fine + _f(0.10) * (p.draw(3) - _f(0.3)))
+    # Sand is smooth but for its dunes; rock and rubble cast shadows at every size.
     brightness = (
-        _f(1.0) + _f(0.05) * p.clumps + _f(0.05) * p.mottle + _f(0.03) * p.fine + _f(0.22) * (p.draw(4) - _f(0.5))
+        _f(1.0)
+        + np.where(sandy, _f(0.03), _f(0.09)) * p.clumps
+        + np.where(sandy, _f(0.07), _f(0.06)) * p.mottle
+        + np.where(sandy, _f(0.02), _f(0.05) + _f(0.10) * p.draw(6)) * p.fine
+        + _f(0.22) * (p.draw(4) - _f(0.5))
     )
+    # The swash zone is wet, and wet sand is dark.
+    brightness = np.where(beach, brightness * (_f(1.0) - _f(0.4) * _share(_f(1.0) + p.depth * _f(14.0))), brightness)
     return _Mix(rock, soil, MATERIAL["shrub_dry"], second * (_f(1.0) - sparse), sparse, brightness)
 
 
@@ -194,8 +233,8 @@ def _snow(p: _Pixels, biome: Biome, season: float) -> _Mix:
         _f(0.25 + 0.6 * float(bump(season, 0.3, 0.5, 0.65, 0.8))) + _f(0.2) * p.mottle + _f(0.3) * (p.draw(2) - _f(0.5))
     )
     second = np.where(p.draw(3) < _f(0.3), MATERIAL["ice"], MATERIAL["snow_old"])
-    rock = _share(_f(0.03) + _f(0.10) * (p.clumps - _f(0.9)))
-    brightness = _f(0.92) + _f(0.05) * p.mottle + _f(0.04) * p.clumps + _f(0.12) * (p.draw(4) - _f(0.5))
+    rock = _share(_f(0.05) + _f(0.5) * p.draw(5) * _f(0.4) + _f(0.16) * (p.clumps - _f(0.4)) + _f(0.05) * p.fine)
+    brightness = _f(0.85) + _f(0.07) * p.mottle + _f(0.06) * p.clumps + _f(0.24) * (p.draw(4) - _f(0.5))
     return _Mix(MATERIAL["snow_fresh"], second, MATERIAL["rock_grey"], old * (_f(1.0) - rock), rock, brightness)
 
 
