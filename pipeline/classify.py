@@ -10,25 +10,21 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import ModelConfig, TilingConfig
-from pipeline.errors import ConfigError
 from pipeline.memory import ProcessMemory, process_memory
+from pipeline.model_settings import INDEX_RULES, device_for
 from pipeline.plan import Block, Tile, Window, ZonePlan
-from pipeline.stitch import TileAccumulator
-from spex_core.checkpoints import checkpoint_fingerprint
+from pipeline.stitch import Arrays, HostArrays, TileAccumulator
+from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
 
 logger = logging.getLogger(__name__)
-
-INDEX_RULES = "index-rules"
-"""Checkpoint name of the built-in baseline: the legend's index rules, no network, no weights."""
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -49,6 +45,17 @@ class Classifier(Protocol):
             float32 ``[B, K, H, W]``; sums to 1 over K.
         """
 
+    def device_scores(self, pixels: FloatArray) -> Any:
+        """The same, left on the device where they were computed."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """Sums scores on that device."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know about how it runs."""
+
 
 class IndexRules:
     """The baseline every evaluation reports: :func:`spex_core.priors.index_scores`, pixel by pixel."""
@@ -57,6 +64,8 @@ class IndexRules:
 
     def __init__(self, legend: Legend) -> None:
         self._legend = legend
+        self.arrays: Arrays = HostArrays()
+        self.notes: list[str] = []
 
     def fingerprint(self) -> str:
         return f"{INDEX_RULES}:{self.VERSION}:{self._legend.fingerprint()}"
@@ -66,38 +75,8 @@ class IndexRules:
 
         return np.stack([index_scores(image, self._legend) for image in pixels])
 
-
-class SpexModel:
-    """A SPEX checkpoint on one device."""
-
-    def __init__(self, config: ModelConfig, legend: Legend, device: str) -> None:
-        import torch
-
-        from spex_core import SpexForLandCover
-
-        self._torch = torch
-        self._legend = legend
-        self._explain = config.explain
-        self._device = torch.device(device)
-        self._fingerprint = classifier_fingerprint(config, legend)
-        model: Any = SpexForLandCover.from_pretrained(_checkpoint_folder(config.checkpoint))
-        self._model = model.to(self._device).eval()
-
-    def fingerprint(self) -> str:
-        return self._fingerprint
-
-    def scores(self, pixels: FloatArray) -> FloatArray:
-        torch = self._torch
-        with torch.inference_mode():
-            batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
-            prediction = self._model.predict(batch, self._legend, explain=self._explain)
-            return np.asarray(prediction.scores.float().cpu().numpy(), np.float32)
-
-
-def _checkpoint_folder(checkpoint: str) -> Path:
-    from spex_core import resolve_checkpoint
-
-    return Path(resolve_checkpoint(checkpoint))
+    def device_scores(self, pixels: FloatArray) -> FloatArray:
+        return self.scores(pixels)
 
 
 def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:
@@ -108,29 +87,29 @@ def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:
     """
     if config.checkpoint == INDEX_RULES:
         return IndexRules(legend).fingerprint()
-    return checkpoint_fingerprint(_checkpoint_folder(config.checkpoint))
+    return checkpoint_fingerprint(resolve_checkpoint(config.checkpoint))
 
 
-def device_for(config: ModelConfig, gpus_per_actor: float) -> str:
-    """Device of one actor: ``auto`` is the GPU that Ray lends, else the CPU.
-
-    Raises:
-        ConfigError: A CUDA device is asked for, but no GPU is reserved for the actors.
-    """
-    if config.device == "auto":
-        return "cuda" if gpus_per_actor > 0 else "cpu"
-    if config.device.startswith("cuda") and gpus_per_actor <= 0:
-        raise ConfigError(f"model.device is {config.device!r}: set compute.gpus_per_actor to 1 as well")
-    return config.device
-
-
-def load_classifier(config: ModelConfig, legend: Legend, device: str = "cpu") -> Classifier:
+def load_classifier(
+    config: ModelConfig, legend: Legend, device: str = "cpu", *, tile_px: int | None = None, tiles: int = 0
+) -> Classifier:
     """The classifier that ``config.checkpoint`` names.
 
+    Args:
+        config: The run file's section.
+        legend: Classes of the scores.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        tile_px: Side of the tiles; without it nothing is compiled.
+        tiles: Tiles of the whole plan; decides with ``compile: auto``.
+
     Raises:
-        CheckpointError: No such checkpoint, or it cannot be loaded.
+        CheckpointError: No such checkpoint, it cannot be loaded, or not compiled where it must be.
     """
-    return IndexRules(legend) if config.checkpoint == INDEX_RULES else SpexModel(config, legend, device)
+    if config.checkpoint == INDEX_RULES:
+        return IndexRules(legend)
+    from pipeline.spex_model import SpexModel
+
+    return SpexModel(config, legend, device, tile_px=tile_px, tiles=tiles)
 
 
 def cut_tile(reflectance: FloatArray, read_window: Window, tile: Tile) -> FloatArray:
@@ -167,7 +146,7 @@ def scored_tiles(
     classes: int,
     tiles_per_forward: int,
     note: Callable[[str], None] = logger.warning,
-) -> Iterator[FloatArray]:
+) -> Iterator[Any]:
     """Scores of tiles, one by one and in order, computed in micro-batches of a fixed size.
 
     Tiles without any measurement get zeros, cost nothing and take no place in a micro-batch.
@@ -180,20 +159,20 @@ def scored_tiles(
         note: Is told when that happens.
 
     Yields:
-        float32 ``[K, t, t]`` per tile.
+        float32 ``[K, t, t]`` per tile, on the classifier's device.
     """
     waiting: list[FloatArray | None] = []
     nothing: FloatArray | None = None
     step = tiles_per_forward
 
-    def flush() -> Iterator[FloatArray]:
+    def flush() -> Iterator[Any]:
         nonlocal step
         batch = [tile for tile in waiting if tile is not None]
-        answers: list[FloatArray] = []
+        answers: list[Any] = []
         while len(answers) < len(batch):
             part = batch[len(answers) : len(answers) + step]
             try:
-                answers.extend(classifier.scores(np.stack(part)))
+                answers.extend(classifier.device_scores(np.stack(part)))
             except Exception as error:
                 # Only the GPU's own complaint: any other error is a real one and must not be papered over.
                 if type(error).__name__ != "OutOfMemoryError" or step == 1:
@@ -263,7 +242,13 @@ class BlockClassifier:
 
             torch.set_num_threads(settings.threads)
             torch.use_deterministic_algorithms(True, warn_only=True)
-        self._classifier = load_classifier(settings.model, settings.legend, device_for(settings.model, settings.gpus))
+        self._classifier = load_classifier(
+            settings.model,
+            settings.legend,
+            device_for(settings.model, settings.gpus),
+            tile_px=settings.tiling.tile_px,
+            tiles=sum(len(block.tiles) for zone in settings.zones for block in zone.blocks),
+        )
         return os.getpid()
 
     def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: FloatArray) -> Any:
@@ -284,9 +269,10 @@ class BlockClassifier:
         settings = self._settings
         if self._classifier is None:
             raise CheckpointError("the model is not loaded")
-        accumulator = TileAccumulator(block, settings.zones[zone], settings.tiling)
+        accumulator = TileAccumulator(block, settings.zones[zone], settings.tiling, self._classifier.arrays)
         tiles = (cut_tile(reflectance, block.read_window, tile) for tile in block.tiles)
-        notes: list[str] = []
+        notes = list(self._classifier.notes)
+        self._classifier.notes.clear()  # told once, with the actor's first block
         scored = scored_tiles(
             self._classifier,
             tiles,

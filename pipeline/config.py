@@ -63,6 +63,10 @@ class ModelConfig(_Section):
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of matrix products, convolutions and attention; ``auto`` is bfloat16 on CUDA, float32 on a CPU."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """``torch.compile`` of the vision part; ``auto``: on CUDA for plans of many tiles, where a compiler is found."""
     tiles_per_forward: int = Field(default=4, ge=1, le=1024)
     """Tiles in one forward pass; part of the plan, because float sums depend on it."""
 

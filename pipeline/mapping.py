@@ -18,13 +18,14 @@ from typing import Any
 
 from pipeline.atomic_files import write_json
 from pipeline.catalog import SceneSearch, find_scenes
-from pipeline.classify import classifier_fingerprint, device_for
+from pipeline.classify import classifier_fingerprint
 from pipeline.cluster import connected
 from pipeline.config import RunConfig
 from pipeline.engine import EngineReport, run_blocks
 from pipeline.errors import OutputError
 from pipeline.journal import JournalState, RunEnded, RunStarted
 from pipeline.memory import PeakMemory
+from pipeline.model_settings import check_model, device_for
 from pipeline.plan import MapPlan
 from pipeline.planning import build_plan
 from pipeline.progress import Progress
@@ -66,6 +67,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     legend = Legend.from_yaml(config.legend)
     device_for(config.model, config.compute.gpus_per_actor)
+    check_model(config.model)
     fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions
     region = read_region(

@@ -20,6 +20,7 @@ from pipeline.config import RunConfig, TilingConfig
 from pipeline.coverage import PlanSummary, footprint, summarise
 from pipeline.errors import CatalogError, NoScenesError, RegionError
 from pipeline.grid import project, unproject, window_bounds, zone_grid
+from pipeline.model_settings import INDEX_RULES, compiles, device_kind, precision_for
 from pipeline.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.plan_file import read_plan, write_plan
 from pipeline.region import Region
@@ -67,7 +68,7 @@ def build_plan(
     if not zones:
         raise RegionError("the region covers no pixel of any UTM zone; check its coordinates (lon/lat, WGS 84)")
     return MapPlan(
-        run_id=_run_id(config, region, ordered, model_fingerprint, legend, versions),
+        run_id=_run_id(config, region, ordered, zones, model_fingerprint, legend, versions),
         config=config.model_dump(mode="json"),
         scenes=ordered,
         zones=zones,
@@ -97,17 +98,19 @@ def _run_id(
     config: RunConfig,
     region: Region,
     scenes: Sequence[Scene],
+    zones: Sequence[ZonePlan],
     model_fingerprint: str,
     legend: Legend,
     software: Mapping[str, str],
 ) -> str:
     """sha256 prefix over everything that can change a pixel, and nothing else: 16 hex digits."""
+    kind = device_kind(config.model, config.compute.gpus_per_actor)
     identity: dict[str, Any] = {
         "composite": config.composite.model_dump(mode="json"),
         "tiling": {**config.tiling.model_dump(mode="json"), "margin_px": config.tiling.margin},
         "explain": config.model.explain,  # masks are conditioned on the answer's tokens
         "tiles_per_forward": config.model.tiles_per_forward,
-        "device": _device_kind(config),
+        "device": "cuda" if kind == "cuda" else config.model.device,
         "threads_per_actor": config.compute.threads_per_actor,
         "clip": config.publish.clip,
         "allowed": [config.source.allowed_schemes, config.source.allowed_roots],  # a refused asset is a missing pixel
@@ -117,15 +120,21 @@ def _run_id(
         "legend": legend.fingerprint(),
         "model": model_fingerprint,
         "software": dict(software),
+        **_numerics(config, zones),
     }
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _device_kind(config: RunConfig) -> str:
-    if config.model.device != "auto":
-        return config.model.device.split(":")[0]
-    return "cuda" if config.compute.gpus_per_actor > 0 else "auto"
+def _numerics(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
+    """What rounds differently than plain float32, and nothing where that is what runs."""
+    if config.model.checkpoint == INDEX_RULES:
+        return {}
+    kind = device_kind(config.model, config.compute.gpus_per_actor)
+    tiles = sum(len(block.tiles) for zone in zones for block in zone.blocks)
+    precision = precision_for(config.model, kind)
+    found: dict[str, Any] = {} if precision == "float32" else {"precision": precision}
+    return found | ({"compiled": True} if compiles(config.model, kind, tiles) else {})
 
 
 # --- one zone -----------------------------------------------------------------------------------------------------

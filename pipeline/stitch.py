@@ -16,6 +16,7 @@ import functools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -201,29 +202,60 @@ def union_window(windows: Sequence[Window]) -> Window:
     return Window(row, col, height, width)
 
 
+class Arrays(Protocol):
+    """Where scores are summed. Sums are float32, each product and each sum rounded once, so places agree to the bit."""
+
+    def zeros(self, shape: tuple[int, ...]) -> Any:
+        """float32 zeros."""
+
+    def put(self, values: Any) -> Any:
+        """Values of this place or the host as float32 of this place."""
+
+    def fetch(self, values: Any) -> FloatArray:
+        """A contiguous copy on the host."""
+
+
+class HostArrays:
+    """Sums in NumPy."""
+
+    def zeros(self, shape: tuple[int, ...]) -> FloatArray:
+        """float32 zeros."""
+        return np.zeros(shape, dtype=np.float32)
+
+    def put(self, values: FloatArray) -> FloatArray:
+        """The values themselves, if they are float32."""
+        return values.astype(np.float32, copy=False)
+
+    def fetch(self, values: FloatArray) -> FloatArray:
+        """A contiguous array."""
+        return np.ascontiguousarray(values)
+
+
 class TileAccumulator:
     """Weighted sum of one block's tiles, fed in micro-batches so that scores need not be held all at once.
 
     Tiles must come in the block's order, because float sums depend on it. Memory: ``(K + 1) * 4`` bytes for each pixel
-    of the block and the reach of its tiles.
+    of the block and the reach of its tiles. With a model on a GPU the sum stays there: overlaps are added before they
+    travel, and one transfer per block takes the place of one per micro-batch.
     """
 
-    def __init__(self, block: Block, zone: ZonePlan, tiling: TilingConfig) -> None:
+    def __init__(self, block: Block, zone: ZonePlan, tiling: TilingConfig, arrays: Arrays | None = None) -> None:
+        self._arrays = arrays or HostArrays()
         self._block = block
         self._grid = zone.grid
         self._tiling = tiling
         self._targets = target_blocks(block, zone, tiling)
         self._extent = _extent(block, zone.grid, tiling)
         self._next = 0
-        self._scores: FloatArray | None = None
+        self._scores: Any = None
         self._weight: FloatArray | None = None
 
-    def add(self, tile: Tile, scores: FloatArray) -> None:
+    def add(self, tile: Tile, scores: Any) -> None:
         """Adds the next tile.
 
         Args:
             tile: The block's next tile.
-            scores: float32 ``[K, tile_px, tile_px]``.
+            scores: float32 ``[K, tile_px, tile_px]``, on the host or where sums are taken.
 
         Raises:
             ValueError: Not the block's next tile, or scores of another shape.
@@ -239,7 +271,7 @@ class TileAccumulator:
         assert self._extent is not None  # a block that has a tile has an extent
         if self._scores is None or self._weight is None:
             extent = (self._extent.height, self._extent.width)
-            self._scores = np.zeros((scores.shape[0], *extent), dtype=np.float32)
+            self._scores = self._arrays.zeros((scores.shape[0], *extent))
             self._weight = np.zeros(extent, dtype=np.float32)
         elif scores.shape[0] != self._scores.shape[0]:
             raise ValueError(f"tile {tile.index} has {scores.shape[0]} classes, those before {self._scores.shape[0]}")
@@ -247,7 +279,8 @@ class TileAccumulator:
         source = slices(window, tile.window)
         target = slices(window, self._extent)
         weights = tile_weights(self._grid, tile, self._tiling)[source]
-        self._scores[(slice(None), *target)] += scores[(slice(None), *source)].astype(np.float32, copy=False) * weights
+        part = self._arrays.put(scores[(slice(None), *source)])
+        self._scores[(slice(None), *target)] += part * self._arrays.put(weights)
         self._weight[target] += weights
         self._next += 1
 
@@ -266,7 +299,7 @@ class TileAccumulator:
             part = slices(window, self._extent)
             pieces[index] = Piece(
                 window,
-                np.ascontiguousarray(self._scores[(slice(None), *part)]),
+                self._arrays.fetch(self._scores[(slice(None), *part)]),
                 np.ascontiguousarray(self._weight[part]),
             )
         return pieces

@@ -15,8 +15,9 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline.config import ModelConfig, RunConfig
 from pipeline.errors import ClusterError
+from pipeline.model_settings import check_model
 
 LOST_CONTACT_S = 60.0
 """How long the cluster may be out of reach before the job is let go (it runs on by itself)."""
@@ -57,8 +58,10 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
         Exit code of the run; 1 where the job did not end by itself.
 
     Raises:
+        CheckpointError: The run's model cannot take what it would be given.
         ClusterError: No Jobs API answers there, it refuses the job, or contact is lost for long.
     """
+    _check_model(config.model)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
@@ -79,6 +82,12 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
     except KeyboardInterrupt:
         return _after_interrupt(client, job_id, address)
     return _exit_code(client, job_id)
+
+
+def _check_model(model: ModelConfig) -> None:
+    if "/" in model.checkpoint and not Path(model.checkpoint).exists():
+        return  # a folder that only the cluster sees: the run there looks at it first
+    check_model(model)
 
 
 def _follow(client: Any, job_id: str) -> None:

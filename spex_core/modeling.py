@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils.generic import ModelOutput
 
 from spex_core.bands import BANDS, Band, band_slots
+from spex_core.checkpoints import has_processor
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
@@ -29,7 +30,7 @@ from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
-from spex_core.processing import SpexProcessor, TextBatch, has_processor
+from spex_core.processing import SpexProcessor, TextBatch
 from spex_core.weight_files import lazy_weights
 
 Explain = Literal["none", "brief", "full"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -38,11 +37,6 @@ class TextBatch:
     def to(self, device: torch.device) -> TextBatch:
         """The same on another device."""
         return TextBatch(*(tensor.to(device) for tensor in self.__dict__.values()))
-
-
-def has_processor(folder: str | Path) -> bool:
-    """Whether a checkpoint folder holds a processor or tokenizer at all."""
-    return any((Path(folder) / name).is_file() for name in ("processor_config.json", "tokenizer.json"))
 
 
 class SpexProcessor(ProcessorMixin):

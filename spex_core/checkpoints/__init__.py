@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
+from spex_core.bands import SENTINEL2_BANDS
 from spex_core.errors import CheckpointError
 
 BUILT_IN = Path(__file__).parent
@@ -41,3 +44,41 @@ def checkpoint_fingerprint(folder: Path) -> str:
     except OSError as error:
         raise CheckpointError(f"checkpoint {folder} cannot be read: {error}") from error
     return digest.hexdigest()
+
+
+def has_processor(folder: str | Path) -> bool:
+    """Whether a checkpoint folder holds a processor or tokenizer at all."""
+    return any((Path(folder) / name).is_file() for name in ("processor_config.json", "tokenizer.json"))
+
+
+def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
+    """Reads a checkpoint's configuration alone: can it take these bands, and be asked?
+
+    Args:
+        folder: Holds a ``config.json``.
+        bands: What the pixels will be, in channel order.
+
+    Raises:
+        CheckpointError: Not a SPEX configuration, other bands, or no processor.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable config.json: {error}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "spex":
+        raise CheckpointError(
+            f"checkpoint {folder} is of type {kind!r}, not 'spex'; published ones go through spex convert-checkpoint"
+        )
+    own = config.get("bands", SENTINEL2_BANDS)  # what equals the default need not be written
+    own = [str(name) for name in own] if isinstance(own, list | tuple) else [str(own)]
+    if own != list(bands):
+        raise CheckpointError(
+            f"checkpoint {folder} takes {len(own)} bands ({' '.join(own[:16])}), but the run reads {len(bands)} "
+            f"({' '.join(bands)}); give model.checkpoint one that was trained for these"
+        )
+    if not has_processor(folder):
+        raise CheckpointError(
+            f"checkpoint {folder} has no processor (tokenizer.json), so it cannot be asked; copy the tokenizer of the "
+            "model it was made from into it"
+        )

@@ -9,23 +9,21 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.classify import (
-    INDEX_RULES,
     BlockClassifier,
     ClassifierSettings,
     IndexRules,
     classifier_fingerprint,
     cut_tile,
-    device_for,
     fill_invalid,
     load_classifier,
     scored_tiles,
 )
 from pipeline.config import ModelConfig, TilingConfig
-from pipeline.errors import ConfigError
 from pipeline.grid import slices
+from pipeline.model_settings import INDEX_RULES
 from pipeline.plan import Tile, Window, ZoneGrid, ZonePlan
 from pipeline.planning import plan_blocks
-from pipeline.stitch import merge
+from pipeline.stitch import HostArrays, merge
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
 
@@ -38,6 +36,8 @@ class Recorder:
 
     def __init__(self, fail: Exception | None = None, above: int = 0) -> None:
         self.sizes: list[int] = []
+        self.arrays = HostArrays()
+        self.notes: list[str] = []
         self._fail, self._above = fail, above
 
     def fingerprint(self) -> str:
@@ -48,6 +48,9 @@ class Recorder:
         if self._fail is not None and len(pixels) > self._above:
             raise self._fail
         return np.broadcast_to(pixels[:, :1, :1, :1], (len(pixels), 2, *pixels.shape[2:])).astype(np.float32)
+
+    def device_scores(self, pixels: Array) -> Array:
+        return self.scores(pixels)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -175,11 +178,3 @@ def test_the_fingerprint_follows_the_weights_and_the_legend(tmp_path: Path) -> N
     rules = ModelConfig(checkpoint=INDEX_RULES)
     other = Legend("two", "Two", LEGEND.classes[:2])
     assert classifier_fingerprint(rules, LEGEND) != classifier_fingerprint(rules, other)
-
-
-def test_devices() -> None:
-    assert device_for(ModelConfig(), 0.0) == "cpu"
-    assert device_for(ModelConfig(), 0.5) == "cuda"
-    assert device_for(ModelConfig(device="cpu"), 1.0) == "cpu"
-    with pytest.raises(ConfigError, match="gpus_per_actor"):
-        device_for(ModelConfig(device="cuda:0"), 0.0)

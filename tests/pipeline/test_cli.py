@@ -62,6 +62,8 @@ def run_file(folder: Path, archive: Path | None = None, **settings: object) -> P
         ({"legend": "nowhere.yaml"}, ["nowhere.yaml"]),
         ({"model": {"checkpoint": "no-such-model"}}, ["no-such-model"]),
         ({"model": {"checkpoint": "index-rules", "device": "cuda"}}, ["gpus_per_actor"]),
+        ({"model": {"precision": "float16"}}, ["model.precision", "bfloat16"]),
+        ({"model": {"compile": "maybe"}}, ["model.compile", "auto"]),
     ],
 )
 def test_bad_input_is_one_message_and_exit_code_2(
@@ -74,6 +76,20 @@ def test_bad_input_is_one_message_and_exit_code_2(
     assert all(word in " ".join(told) for word in words)
     assert "Traceback" not in messages.err
     assert messages.out == ""
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "submit"])
+def test_a_model_for_three_bands_is_refused_before_any_scene_is_looked_for(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "rgb"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"model_type": "spex", "bands": ["red", "green", "blue"]}))
+    # Neither the region nor the catalog is there: the model is what is looked at first.
+    assert spex(command, str(run_file(tmp_path, model={"checkpoint": "./rgb"}))) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "INFO" not in line]
+    assert len(errors) == 1
+    assert "takes 3 bands (red green blue), but the run reads 10" in errors[0]
 
 
 @pytest.mark.parametrize(

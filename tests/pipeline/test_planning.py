@@ -163,6 +163,8 @@ CHANGES_PIXELS = {
     "batch": {"model": {"tiles_per_forward": 2}},
     "explain": {"model": {"explain": "brief"}},
     "device": {"model": {"device": "cuda"}},
+    "precision": {"model": {"precision": "bfloat16"}},
+    "compiled": {"model": {"compile": "on"}},
     "threads": {"compute": {"threads_per_actor": 2}},
     "clip": {"publish": {"clip": False}},
     "period": {"end": "2026-06-30"},
@@ -177,6 +179,8 @@ KEEPS_PIXELS = {
     "catalog url": {"source": {"url": "https://mirror.example.org"}},
     "collection id": {"publish": {"collection_id": "other"}},
     "device number": {"model": {"device": "auto"}},
+    "precision spelled out": {"model": {"precision": "float32", "compile": "off"}},
+    "precision of the index rules": {"model": {"checkpoint": "index-rules", "precision": "bfloat16", "compile": "on"}},
     "margin spelled out": {"tiling": {**TILING, "margin_px": 4}},
 }
 
