@@ -36,7 +36,7 @@ class Assessment:
     confusion: npt.NDArray[np.int64]
     """Pixels, ``[K, K]``: row = class in the reference, column = class in the map."""
     outside: npt.NDArray[np.int64] | None = None
-    """Pixels, ``[K]``, of each class in the reference that the map gives to a class which the legend lacks: wrong, too."""
+    """Pixels of each reference class, ``[K]``, that the map gives to a class which the legend lacks: wrong, too."""
 
     @property
     def reference(self) -> npt.NDArray[np.int64]:

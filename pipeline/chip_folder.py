@@ -1,8 +1,12 @@
 """Chip folders: labelled chips of one size as three memory-mapped arrays.
 
-A chip folder holds ``reflectance.npy`` (int16, reflectance * 10000, ``[N, 10, H, W]``; -32768: missing band or pixel),
-``target.npy`` (uint8, class probability * 255, ``[N, K, H, W]``) or ``codes.npy`` (uint8 class codes, ``[N, H, W]``), and
-``weight.npy`` (uint8 0/1, ``[N, H, W]``). Written by :mod:`workflows.training_chips` and :mod:`workflows.teacher_chips`.
+A chip folder holds
+
+- ``reflectance.npy``: int16, reflectance * 10000, ``[N, 10, H, W]``; -32768: missing band or pixel;
+- ``target.npy``: uint8, class probability * 255, ``[N, K, H, W]``, or ``codes.npy``: uint8 class codes, ``[N, H, W]``;
+- ``weight.npy``: uint8 0/1, ``[N, H, W]``.
+
+They are written by :mod:`workflows.training_chips` and :mod:`workflows.teacher_chips`.
 """
 
 from __future__ import annotations

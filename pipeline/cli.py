@@ -154,6 +154,88 @@ def status(
 
 
 @app.command()
+def evaluate(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Evaluation file (YAML); see workflows/examples.")],
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the figures to a JSON file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measures a checkpoint against labels, beside index rules, a random forest, and the model without true attributes.
+
+    Example: spex evaluate workflows/examples/evaluate_simulated.yaml --output figures.json
+    """
+    from pipeline.atomic_files import write_json
+    from pipeline.evaluation import EvaluationConfig
+    from pipeline.evaluation import evaluate as run_evaluation
+    from pipeline.evaluation.screen import show_evaluation
+
+    config = EvaluationConfig.from_yaml(file)
+    with _progress(as_json) as progress:
+        result = run_evaluation(config, progress)
+    show_evaluation(result, _console())
+    if output is not None:
+        write_json(output, result.to_dict())
+    _end(result.to_dict(), as_json, 0)
+
+
+@app.command()
+def spie(
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Data set file (YAML); see workflows/examples/spie.yaml.")
+    ],
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Builds instruction data (SPIE): image chips with labels, spectral attributes and answers, in tar shards.
+
+    Imagery and labels come from STAC catalogs over regions and dates, or from local rasters. Chips are sampled by the
+    rarest class they hold, spread over the land. The folder gets shards, index.json and DATACARD.md; a build that was
+    stopped goes on where it was, a finished one costs nothing.
+
+    Examples: spex spie workflows/examples/spie.yaml; spex spie data.yaml --output chips --json
+    """
+    from pipeline.spie import SpieConfig, build
+
+    config = SpieConfig.from_yaml(file)
+    if output is not None:
+        config = config.model_copy(update={"output": output.resolve()})
+    with _progress(as_json) as progress:
+        result = build(config, progress)
+    if not as_json:
+        counts = ", ".join(f"{count} {split}" for split, count in result.chips.items())
+        print(f"{result.output}: {counts} chips in {result.shards} shards; see DATACARD.md")
+    _end(result.to_dict(), as_json, result.exit_code)
+
+
+@app.command()
+def train(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Training file (YAML); see workflows/training.")],
+    output: Output = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes that share every batch, instead of the file's.")
+    ] = None,
+    address: Address = None,
+    as_json: AsJson = False,
+) -> None:
+    """Trains a model, or goes on with a training that was interrupted.
+
+    Stages follow each other: pre-training on hidden patches and bands, then masks prompted by class words, then the full
+    instruction tuning. Chips come from the simulator, from chip folders or from spex spie. One worker trains in this
+    process; several share every batch over Ray, on one machine or a cluster, with the same result. The output folder
+    receives the checkpoints last and best, and training/ with metrics.jsonl and TensorBoard events.
+
+    Examples: spex train workflows/training/quick.yaml; spex train tiny.yaml --workers 4 --address auto
+    """
+    from pipeline.training import TrainFile
+    from pipeline.training import train as run_training
+
+    with _progress(as_json) as progress:
+        result = run_training(TrainFile.from_yaml(file).with_options(output, workers, address), progress)
+    if not as_json:
+        print(result.summary())
+    _end(result.to_dict(), as_json, 0)
+
+
+@app.command()
 def convert_checkpoint(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Published SPEX folder, or a LoRA folder.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="Folder to write; it must not exist or be empty.")],

@@ -1,0 +1,256 @@
+"""The evaluation file: YAML read into one frozen pydantic model. Relative paths start at the file's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+from spex_core.bands import BAND_SETS, SENTINEL2_BANDS
+
+RowName = Literal["model", "shuffled", "none", "index_rules", "forest"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class WorldConfig(_Section):
+    """One world of the simulator."""
+
+    seed: int = Field(ge=0)
+    biome: str | None = None
+    """Name of a biome of :mod:`pipeline.simulation.biomes`; default: a random one."""
+    season: float | None = Field(default=None, ge=0, le=1)
+    """Year phase, 0 midwinter, 0.5 midsummer; default: random per chip."""
+
+
+class SimulatedConfig(_Section):
+    """Chips of the simulator: one world per chip from ``first_seed`` on, or windows of the listed worlds."""
+
+    chips: int = Field(default=60, ge=1)
+    """How many; with ``worlds``, so many of each."""
+    first_seed: int = Field(default=900_000, ge=0)
+    """Seeds from 900,000 on are never trained on."""
+    worlds: tuple[WorldConfig, ...] = ()
+    size_px: int = Field(default=256, ge=32, le=2048)
+
+    @field_validator("size_px")
+    @classmethod
+    def _even(cls, size_px: int) -> int:
+        if size_px % 32:
+            raise ValueError(f"{size_px} is not a multiple of 32")
+        return size_px
+
+
+class ChipsConfig(_Section):
+    """A chip folder (see :mod:`pipeline.chip_folder`)."""
+
+    folder: Path
+    first: int = Field(default=0, ge=0)
+    """Position of the first chip."""
+    count: int | None = Field(default=None, ge=1)
+    """Default: all from ``first`` on."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+    """Labels whose best class is less probable than this are not compared (labels of a teacher)."""
+
+
+class ShardsConfig(_Section):
+    """A data set of ``spex spie``."""
+
+    folder: Path
+    split: Literal["train", "validation"] | None = None
+    """Default: all chips."""
+    min_confidence: float = Field(default=0.0, ge=0, le=1)
+
+
+class RasterConfig(_Section):
+    """One image, with label polygons or a label raster."""
+
+    image: Path
+    """Any raster that GDAL reads."""
+    image_bands: tuple[str, ...] = SENTINEL2_BANDS
+    """Sentinel-2 band that each band of the file stands for, in the file's order."""
+    scale: float = Field(default=1e-4, gt=0)
+    """Reflectance is value * scale + offset."""
+    offset: float = 0.0
+    nodata: float | None = None
+    """Default: the file's own."""
+    labels: dict[str, Path] | Path
+    """Vector file (GeoPackage or GeoJSON) per group, or one label raster."""
+    label_codes: dict[str, tuple[int, ...]] | None = None
+    """For a label raster: codes of each group; default: the legend's codes."""
+    tile_px: int = Field(default=256, ge=32, le=2048)
+    overlap_px: int = Field(default=64, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> RasterConfig:
+        unknown = [band for band in self.image_bands if band not in SENTINEL2_BANDS]
+        if unknown or len(set(self.image_bands)) != len(self.image_bands):
+            raise ValueError(f"image_bands: name bands of {' '.join(SENTINEL2_BANDS)}, each once; got {unknown}")
+        if self.tile_px % 32 or not self.overlap_px <= self.tile_px // 2:
+            raise ValueError("tile_px must be a multiple of 32, overlap_px at most half of it")
+        if isinstance(self.labels, dict) and self.label_codes is not None:
+            raise ValueError("label_codes are for a label raster, not for polygons")
+        return self
+
+
+class DatasetConfig(_Section):
+    """A public data set that the user holds, with its published split (see :mod:`pipeline.datasets`)."""
+
+    name: str
+    root: Path
+    split: str | None = None
+    """Default: the split that the published figures are of."""
+    count: int | None = Field(default=None, ge=1)
+    """At most so many chips, evenly spread; figures of a part are no figures of the benchmark, and are marked so."""
+    options: dict[str, str] = {}
+    """Further choices of the adapter, e.g. ``state: md``."""
+
+
+class SourceConfig(_Section):
+    """Labelled chips of one origin: exactly one of the fields."""
+
+    simulated: SimulatedConfig | None = None
+    chips: ChipsConfig | None = None
+    shards: ShardsConfig | None = None
+    raster: RasterConfig | None = None
+    dataset: DatasetConfig | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> SourceConfig:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}; got {given or 'none'}")
+        return self
+
+
+class ForestConfig(_Section):
+    """The per-pixel random forest that stands beside the model."""
+
+    trees: int = Field(default=100, ge=1, le=2000)
+    pixels_per_class: int = Field(default=2000, ge=1)
+    """Training pixels of each class; of rarer classes, all that were drawn."""
+    chips: int = Field(default=400, ge=1)
+    """Training chips that pixels are drawn from, evenly spread."""
+    min_leaf: int = Field(default=3, ge=1)
+
+
+class EvaluationConfig(_Section):
+    """One evaluation. ``EvaluationConfig.from_yaml(path)`` reads an evaluation file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
+    checkpoint: str = "spex-s2-tiny"
+    """A built-in name, a folder, or ``index-rules`` (then there are no rows of a model)."""
+    legend: str = "worldcover9"
+    """What the model is asked for: a built-in name, a YAML file, or ``dataset``: the data set's own classes."""
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    training: tuple[SourceConfig, ...] = ()
+    """What the checkpoint was trained on, for the random forest; without it that row says why it is empty."""
+    groups: dict[str, tuple[int, ...]] = {}
+    """Classes to compare: name → legend codes that count as it. Default: the legend's classes one by one."""
+    bands: tuple[str, ...] | str = SENTINEL2_BANDS
+    """Bands that are used, all others count as missing: a list, or ``sentinel-2``, ``rgb-nir`` or ``hls``."""
+    rows: tuple[RowName, ...] = ("model", "shuffled", "none", "index_rules", "forest")
+    texts: int = Field(default=0, ge=0)
+    """Chips for which the model writes its texts, which are then checked against the labels (slow)."""
+    explain: Literal["brief", "full"] = "full"
+    """Which texts."""
+    boundary_tolerance_px: float = Field(default=2.0, ge=0, le=50)
+    calibration_bins: int = Field(default=15, ge=2, le=100)
+    forest: ForestConfig = ForestConfig()
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("bands")
+    @classmethod
+    def _known_bands(cls, bands: tuple[str, ...] | str) -> tuple[str, ...]:
+        if isinstance(bands, str):
+            if bands not in BAND_SETS or any(band.name not in SENTINEL2_BANDS for band in BAND_SETS[bands]):
+                raise ValueError(f"{bands!r} is no band set of Sentinel-2 (sentinel-2, rgb-nir, hls)")
+            return tuple(band.name for band in BAND_SETS[bands])
+        unknown = [band for band in bands if band not in SENTINEL2_BANDS]
+        if unknown or not bands:
+            raise ValueError(f"name bands of {' '.join(SENTINEL2_BANDS)}; got {', '.join(unknown) or 'none'}")
+        return tuple(band for band in SENTINEL2_BANDS if band in bands)
+
+    @field_validator("groups")
+    @classmethod
+    def _disjoint(cls, groups: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        codes = [code for group in groups.values() for code in group]
+        repeated = sorted({code for code in codes if codes.count(code) > 1})
+        if repeated:
+            raise ValueError(f"code {', '.join(map(str, repeated))} stands in two groups")
+        return groups
+
+    @classmethod
+    def from_dict(cls, data: Any, base: Path | None = None, source: str = "evaluation file") -> EvaluationConfig:
+        """Validates plain data; relative paths start at ``base``.
+
+        Raises:
+            ConfigError: With one line per wrong field.
+        """
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            ]
+            raise ConfigError(f"{source} is not a valid evaluation file:\n" + "\n".join(lines)) from error
+        return config if base is None else config._anchored(base)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> EvaluationConfig:
+        """Reads an evaluation file.
+
+        Raises:
+            ConfigError: Unreadable, not YAML, or a field is wrong.
+        """
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"evaluation file {path} cannot be read: {error}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"evaluation file {path} is not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"evaluation file {path} must be a mapping of settings, see workflows/examples/")
+        return cls.from_dict(data, path.parent.resolve(), str(path))
+
+    def _anchored(self, base: Path) -> EvaluationConfig:
+        def looks_like_path(value: str) -> bool:
+            return value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml"))
+
+        def anchor(value: str) -> str:
+            return str(base / Path(value).expanduser()) if looks_like_path(value) else value
+
+        return self.model_copy(
+            update={
+                "checkpoint": anchor(self.checkpoint),
+                "legend": anchor(self.legend),
+                "sources": tuple(_anchored(source, base) for source in self.sources),
+                "training": tuple(_anchored(source, base) for source in self.training),
+            }
+        )
+
+
+def _anchored(source: SourceConfig, base: Path) -> SourceConfig:
+    """Every path of a source, from ``base`` on."""
+
+    def moved(value: Any) -> Any:
+        if isinstance(value, Path):
+            return base / value.expanduser()
+        if isinstance(value, dict):
+            return {key: moved(entry) for key, entry in value.items()}
+        return value
+
+    update = {}
+    for name in type(source).model_fields:
+        section = getattr(source, name)
+        if section is not None:
+            update[name] = section.model_copy(update={f: moved(getattr(section, f)) for f in section.model_fields_set})
+    return source.model_copy(update=update)

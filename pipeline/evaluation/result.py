@@ -1,0 +1,208 @@
+"""What an evaluation found, as plain data."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pipeline.assessment import Assessment
+from pipeline.evaluation.config import RowName
+
+ROW_TITLES: dict[RowName, str] = {
+    "model": "the model, attributes measured in the image",
+    "shuffled": "– attributes of another chip",
+    "none": "– no attributes",
+    "index_rules": "index rules only",
+    "forest": "random forest, pixel by pixel",
+}
+NO_DIFFERENCE = 0.005
+"""Attributes are said to help or to hurt from half a point of mean IoU on, against both other rows."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table."""
+
+    assessment: Assessment
+    boundary_f1: tuple[float, ...]
+    """Per compared class; NaN without boundary."""
+    mean_boundary_f1: float
+    calibration_error: float
+
+
+@dataclass(frozen=True)
+class TextQuality:
+    """How much of what the model writes the labels support."""
+
+    chips: int
+    texts: int
+    claims: int
+    supported: int
+    kinds: dict[str, tuple[int, int]]
+    """Kind of claim → (claims, supported)."""
+
+    @property
+    def share(self) -> float:
+        """Supported share of the claims, 0..1; NaN without claims."""
+        return self.supported / self.claims if self.claims else math.nan
+
+
+@dataclass(frozen=True)
+class SourceFigures:
+    """The model's figures on one source of several."""
+
+    name: str
+    chips: int
+    row: Row
+    """Of the first row of the table."""
+
+
+@dataclass(frozen=True)
+class ProtocolFigure:
+    """One metric of a data set's protocol beside what others published."""
+
+    metric: str
+    measured: float
+    """As the protocol writes it (percent or share)."""
+    published: tuple[tuple[str, float, str], ...]
+    """Who, figure, source."""
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Everything that the table shows."""
+
+    name: str
+    checkpoint: str
+    legend: str
+    bands: tuple[str, ...]
+    sources: tuple[SourceFigures, ...]
+    chips: int
+    boundary_tolerance_px: float
+    calibration_bins: int
+    rows: dict[RowName, Row]
+    notes: tuple[str, ...] = ()
+    """Why a row is missing, what a figure is not."""
+    texts: TextQuality | None = None
+    protocol: tuple[ProtocolFigure, ...] = ()
+    protocol_note: str = ""
+    seconds: float = 0.0
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def attribute_gains(self) -> dict[str, tuple[float, float]]:
+        """Row without true attributes → what the true ones gain over it: overall accuracy, mean IoU."""
+        gains: dict[str, tuple[float, float]] = {}
+        without: tuple[RowName, ...] = ("shuffled", "none")
+        for name in without:
+            if "model" in self.rows and name in self.rows:
+                model, other = self.rows["model"].assessment, self.rows[name].assessment
+                gains[name] = (model.overall - other.overall, model.miou - other.miou)
+        return gains
+
+    def attribute_verdict(self) -> str:
+        """One sentence: whether attributes help, with the differences and their signs; empty if not measured."""
+        gains = self.attribute_gains()
+        if not gains:
+            return ""
+        parts = [
+            f"{_points(miou)} points of mean IoU and {_points(overall)} of overall accuracy against "
+            f"{'attributes of another chip' if name == 'shuffled' else 'none'}"
+            for name, (overall, miou) in gains.items()
+        ]
+        mious = [miou for _, miou in gains.values()]
+        if min(mious) >= NO_DIFFERENCE:
+            verdict = "Attributes help"
+        elif max(mious) <= -NO_DIFFERENCE:
+            verdict = "Attributes hurt"
+        else:
+            verdict = "Attributes do not help"
+        return f"{verdict}: {'; '.join(parts)}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; figures 0..1 with four decimals, None where there is nothing to measure."""
+        return {
+            "name": self.name,
+            "checkpoint": self.checkpoint,
+            "legend": self.legend,
+            "bands": list(self.bands),
+            "chips": self.chips,
+            "boundary_tolerance_px": self.boundary_tolerance_px,
+            "calibration_bins": self.calibration_bins,
+            "rows": {name: row_dict(row) for name, row in self.rows.items()},
+            "sources": [{"name": s.name, "chips": s.chips, **_figures(s.row)} for s in self.sources],
+            "attributes": {
+                "verdict": self.attribute_verdict(),
+                **{
+                    f"gain_over_{name}": {"accuracy": _rounded(overall), "miou": _rounded(miou)}
+                    for name, (overall, miou) in self.attribute_gains().items()
+                },
+            },
+            "texts": None
+            if self.texts is None
+            else {
+                "chips": self.texts.chips,
+                "texts": self.texts.texts,
+                "claims": self.texts.claims,
+                "supported_share": _rounded(self.texts.share),
+                "kinds": {kind: {"claims": n, "supported": s} for kind, (n, s) in sorted(self.texts.kinds.items())},
+            },
+            "protocol": [
+                {
+                    "metric": f.metric,
+                    "measured": _rounded(f.measured),
+                    "published": [{"model": m, "figure": v, "source": s} for m, v, s in f.published],
+                }
+                for f in self.protocol
+            ],
+            "protocol_note": self.protocol_note,
+            "notes": list(self.notes),
+            "seconds": round(self.seconds, 1),
+            **self.details,
+        }
+
+
+def row_dict(row: Row) -> dict[str, Any]:
+    """JSON-able form of one row."""
+    a = row.assessment
+    columns = zip(a.legend, a.iou, a.f1, a.users, a.producers, row.boundary_f1, a.reference, strict=True)
+    return {
+        **_figures(row),
+        "classes": {
+            entry.name: {
+                "iou": _rounded(iou),
+                "f1": _rounded(f1),
+                "precision": _rounded(precision),
+                "recall": _rounded(recall),
+                "boundary_f1": _rounded(boundary),
+                "pixels": int(pixels),
+            }
+            for entry, iou, f1, precision, recall, boundary, pixels in columns
+        },
+        "confusion": a.confusion.tolist(),
+        "outside": [] if a.outside is None else a.outside.tolist(),
+    }
+
+
+def _figures(row: Row) -> dict[str, Any]:
+    return {
+        "accuracy": _rounded(row.assessment.overall),
+        "miou": _rounded(row.assessment.miou),
+        "mean_f1": _rounded(row.assessment.mean_f1),
+        "mean_recall": _rounded(row.assessment.mean_recall),
+        "boundary_f1": _rounded(row.mean_boundary_f1),
+        "calibration_error": _rounded(row.calibration_error),
+        "pixels": int(np.sum(row.assessment.reference)),
+    }
+
+
+def _points(share: float) -> str:
+    """Percentage points with their sign; never -0.0."""
+    return f"{round(share * 100, 1) + 0.0:+.1f}"
+
+
+def _rounded(value: float) -> float | None:
+    """Four decimals; None for NaN, which JSON lacks."""
+    return round(float(value), 4) if math.isfinite(value) else None

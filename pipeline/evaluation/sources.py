@@ -1,0 +1,180 @@
+"""Labelled chips from wherever they come: the simulator, chip folders, shards, a raster, a public data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.chip_folder import ChipFolder
+from pipeline.errors import ChipError, ConfigError
+from pipeline.evaluation.config import ChipsConfig, ShardsConfig, SimulatedConfig, SourceConfig
+from spex_core.bands import BANDS, Band
+from spex_core.legend import Legend
+
+if TYPE_CHECKING:
+    from pipeline.datasets.dataset import Dataset
+    from spex_core.training import ChipSource
+
+FloatArray = npt.NDArray[np.float32]
+Channels = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class LabelledChip:
+    """One chip to compare with."""
+
+    reflectance: FloatArray
+    """``[10, H, W]`` in the order of ``SENTINEL2_BANDS``; NaN: missing band or pixel."""
+    labels: Channels
+    """Class channel of the source's classes, ``[H, W]``; -1: no label."""
+
+
+class Chips(Protocol):
+    """Labelled chips; sizes may differ."""
+
+    def __len__(self) -> int: ...
+
+    def chip(self, index: int) -> LabelledChip:
+        """One chip."""
+        ...
+
+
+@dataclass(frozen=True)
+class Source:
+    """Chips of one origin, and what is known about them."""
+
+    name: str
+    chips: Chips
+    classes: Legend
+    """Classes of the labels, in channel order."""
+    sensor: tuple[Band, ...] = BANDS
+    """The band that stands in each of the ten channels."""
+    gsd_m: float | None = None
+    """Pixel size on the ground, metres, where it is not the sensor's own."""
+    groups: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Codes of ``worldcover9`` that count as each class, where the data set has such a crosswalk."""
+    dataset: Dataset | None = None
+    """The public data set that it is, with its protocol."""
+    complete: bool = True
+    """Whether all chips of the split are used."""
+
+
+class Labelled:
+    """A training source as labelled chips: the most probable class where it has weight and is probable enough."""
+
+    def __init__(self, source: ChipSource, min_confidence: float = 0.0, chosen: Sequence[int] | None = None) -> None:
+        self._source, self._min = source, min_confidence
+        self._chosen = range(len(source)) if chosen is None else chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def chip(self, index: int) -> LabelledChip:
+        """See :class:`Chips`."""
+        reflectance, target, weight = self._source.chip(self._chosen[index])
+        best = target.argmax(axis=0).astype(np.int16)
+        # A pixel of a class that the legend lacks has no probability at all.
+        known = (weight > 0) & (target.max(axis=0) > self._min)
+        return LabelledChip(reflectance, np.where(known, best, np.int16(-1)))
+
+
+class Simulated:
+    """Chips of the simulator, drawn when they are asked for."""
+
+    def __init__(self, config: SimulatedConfig, legend: Legend) -> None:
+        from pipeline.simulation.biomes import BIOMES
+
+        biomes = {biome.name: biome for biome in BIOMES}
+        for world in config.worlds:
+            if world.biome is not None and world.biome not in biomes:
+                raise ConfigError(f"the simulator has no biome {world.biome!r}; it has {', '.join(sorted(biomes))}")
+        self._config, self._biomes = config, biomes
+        self._channel = np.full(256, -1, np.int16)
+        self._channel[list(legend.codes)] = np.arange(len(legend))
+
+    def __len__(self) -> int:
+        return self._config.chips * max(1, len(self._config.worlds))
+
+    def chip(self, index: int) -> LabelledChip:
+        """See :class:`Chips`."""
+        from pipeline.simulation.chips import simulate_chip
+
+        config = self._config
+        if config.worlds:
+            world = config.worlds[index // config.chips]
+            # A seed of its own for each window; worlds may be listed with neighbouring seeds.
+            seed = world.seed * 1000 + index % config.chips
+            biome = None if world.biome is None else self._biomes[world.biome]
+            reflectance, codes = simulate_chip(seed, config.size_px, biome=biome, season=world.season)
+        else:
+            reflectance, codes = simulate_chip(config.first_seed + index, config.size_px)
+        return LabelledChip(reflectance, self._channel[codes])
+
+
+def open_source(config: SourceConfig, asked: Legend, classes: Legend) -> Source:
+    """Opens what a section of the evaluation file names.
+
+    Args:
+        config: One source.
+        asked: Classes that the model is asked for: those of simulated chips, chip folders and shards.
+        classes: Classes that are compared: those of label polygons.
+
+    Raises:
+        ChipError: Files are missing or malformed.
+        ConfigError: An unknown biome or data set.
+    """
+    if config.simulated is not None:
+        return Source(_simulated_name(config.simulated), Simulated(config.simulated, asked), asked)
+    if config.chips is not None:
+        return Source(f"chips {config.chips.folder.name}", _folder(config.chips, asked), asked)
+    if config.shards is not None:
+        return Source(f"shards {config.shards.folder.name}", _shards(config.shards, asked), asked)
+    if config.raster is not None:
+        from pipeline.evaluation.raster import open_raster
+
+        return open_raster(config.raster, asked, classes)
+    assert config.dataset is not None  # SourceConfig holds exactly one
+    from pipeline.datasets import open_dataset
+
+    found = open_dataset(config.dataset)
+    count = config.dataset.count
+    chosen = None
+    if count is not None and count < len(found.chips):
+        chosen = np.linspace(0, len(found.chips) - 1, count).round().astype(int).tolist()
+    return Source(
+        f"{found.dataset.title}, {found.split}",
+        Labelled(found.chips, chosen=chosen),
+        found.dataset.legend,
+        found.sensor,
+        found.gsd_m,
+        dict(found.dataset.worldcover),
+        found.dataset,
+        chosen is None,
+    )
+
+
+def _simulated_name(config: SimulatedConfig) -> str:
+    if config.worlds:
+        return f"simulated, {len(config.worlds)} worlds"
+    return f"simulated, seeds {config.first_seed} to {config.first_seed + config.chips - 1}"
+
+
+def _folder(config: ChipsConfig, asked: Legend) -> Labelled:
+    folder = ChipFolder(config.folder, asked)
+    chosen = range(config.first, len(folder) if config.count is None else config.first + config.count)
+    if not chosen or chosen[-1] >= len(folder):
+        raise ChipError(f"{config.folder} holds {len(folder)} chips; 'first' and 'count' go beyond them")
+    return Labelled(folder, config.min_confidence, chosen)
+
+
+def _shards(config: ShardsConfig, asked: Legend) -> Labelled:
+    from pipeline.spie.shards import ShardedChips
+
+    chips = ShardedChips(config.folder, split=config.split)
+    if chips.legend.codes != asked.codes:
+        raise ConfigError(f"{config.folder} is labelled with legend {chips.legend.name!r}, asked for is {asked.name!r}")
+    return Labelled(chips, config.min_confidence)
