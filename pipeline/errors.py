@@ -59,3 +59,15 @@ class SchemaError(SpexError):
 
 class ChipError(BadInputError):
     """Labelled chips cannot be read: a file is missing, unreadable, or not in the format that it should have."""
+
+
+class LabelError(BadInputError):
+    """The labels of a data set cannot be found, or their codes do not fit the legend."""
+
+
+class NoChipsError(BadInputError):
+    """No place of a data set passes its limits; the message says what to widen."""
+
+
+class ShardError(SpexError):
+    """A data set of chips is incomplete, truncated or damaged; the message names the file and chip."""
