@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import cog, stac, stac_catalog, stac_model
-from pipeline.classify import INDEX_RULES
 from pipeline.explain import RegionExplanation, explain_map
 from pipeline.explanation_files import write_explanations
 from pipeline.journal import JournalState
+from pipeline.model_settings import INDEX_RULES
 from pipeline.plan import ZonePlan
 from pipeline.progress import Progress, duration_text
 from pipeline.report import Accuracy, ReportContext, map_picture, write_report

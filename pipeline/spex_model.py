@@ -1,7 +1,7 @@
 """A SPEX checkpoint on one device, as the engine uses it: mixed precision, compiled vision, scores that stay there.
 
 Weights are float32. With ``bfloat16`` the matrix products, convolutions and attention run in it under autocast, while
-the input layer, norms and softmax stay in float32 (docs/decisions/0010). torch is imported on first use: the driver
+the input layer, norms and softmax stay in float32 (docs/decisions/0012). torch is imported on first use: the driver
 plans without it.
 """
 
