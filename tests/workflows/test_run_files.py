@@ -11,12 +11,19 @@ import yaml
 from shapely.geometry import box, shape
 
 from pipeline.config import RunConfig
+from pipeline.spie.config import SpieConfig
+from pipeline.spie.labels import PRODUCTS
 from spex_core.legend import Legend
 from workflows.period import parse_period
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 TEMPLATES = sorted((WORKFLOWS / "regions").glob("*.yaml"))
-EXAMPLES = sorted((WORKFLOWS / "examples").glob("*.yaml"))
+EXAMPLES = sorted(
+    path
+    for path in (WORKFLOWS / "examples").glob("*.yaml")
+    if "region" in yaml.safe_load(path.read_text(encoding="utf-8"))
+)
+"""Run files; the others belong to other commands."""
 PERIOD = parse_period("2026-10", dt.date(2026, 11, 20))
 
 
@@ -63,7 +70,14 @@ def test_example_is_a_valid_run_file_below_the_repository(example: Path) -> None
         assert config.region.is_file()
 
 
-@pytest.mark.parametrize("name", ["earth_search", "planetary_computer"])
+def test_data_set_example_names_regions_and_labels_that_are_there() -> None:
+    config = SpieConfig.from_yaml(WORKFLOWS / "examples" / "spie.yaml")
+    assert config.output.resolve().is_relative_to(WORKFLOWS.parent / "out")
+    assert all(area.region.is_file() for area in config.areas)
+    assert config.labels.provider in PRODUCTS
+
+
+@pytest.mark.parametrize("name", ["earth_search", "planetary_computer", "spie"])
 def test_recipe_against_a_live_service_says_that_it_is_not_verified(name: str) -> None:
     text = (WORKFLOWS / "examples" / f"{name}.yaml").read_text(encoding="utf-8")
     assert "cannot run it" in text
