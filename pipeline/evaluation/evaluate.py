@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +63,7 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
         source, chip, image = chips.at(index)
         reference = chips.reference(source, chip)
         if image is not None and (reference >= 0).any():
-            scorers = _scorers(config, asked, chips, index, image, model, forest)
+            scorers = _scorers(asked, sources[source], image, partial(chips.another, index), model, forest)
             for row in rows:
                 scores = scorers[row]()
                 found = tallies[row].add(scores, reference)
@@ -151,16 +152,29 @@ class EvaluationChips:
         self._channels = [channels_of(source.classes, asked, classes) for source in sources]
         self.allowed = np.isin(SENTINEL2_BANDS, list(config.bands))
         """Bands that are used, bool ``[10]``."""
+        self._kept: dict[int, tuple[int, LabelledChip, ModelImage | None]] = {}
 
     def __len__(self) -> int:
         return len(self._places)
 
     def at(self, index: int) -> tuple[int, LabelledChip, ModelImage | None]:
         """Position of the source, the chip, and what the model sees of it (None: nothing)."""
-        source, position = self._places[index % len(self._places)]
-        chip = self.sources[source].chips.chip(position)
-        reflectance = np.where(self.allowed[:, None, None], chip.reflectance, np.float32(np.nan))
-        return source, LabelledChip(reflectance, chip.labels), model_image(reflectance)
+        if index not in self._kept:
+            source, position = self._places[index]
+            chip = self.sources[source].chips.chip(position)
+            reflectance = np.where(self.allowed[:, None, None], chip.reflectance, np.float32(np.nan))
+            # The next chip lends its attributes to this one and then has its own turn: two are worth keeping.
+            self._kept = dict([*self._kept.items()][-1:])
+            self._kept[index] = source, LabelledChip(reflectance, chip.labels), model_image(reflectance)
+        return self._kept[index]
+
+    def another(self, index: int) -> ModelImage | None:
+        """What the model sees of the next chip that has any pixel; None if there is no other."""
+        for step in range(1, len(self)):
+            image = self.at((index + step) % len(self))[2]
+            if image is not None:
+                return image
+        return None
 
     def reference(self, source: int, chip: LabelledChip) -> npt.NDArray[np.int16]:
         """Compared channel per pixel, ``[H, W]``; -1: not compared."""
@@ -169,16 +183,14 @@ class EvaluationChips:
 
 
 def _scorers(
-    config: EvaluationConfig,
     asked: Legend,
-    chips: EvaluationChips,
-    index: int,
+    source: Source,
     image: ModelImage,
+    another: Callable[[], ModelImage | None],
     model: SpexForLandCover | None,
     forest: Forest | None,
 ) -> dict[RowName, Callable[[], FloatArray]]:
-    """How each row scores a chip."""
-    source = chips.sources[chips.at(index)[0]] if len(chips.sources) > 1 else chips.sources[0]
+    """How each row scores a chip; ``another`` is the chip whose attributes a shuffled prompt carries."""
     height, width = image.shape
 
     def asking(prompts: Callable[[SpexForLandCover], list[str]]) -> Callable[[], FloatArray]:
@@ -189,7 +201,7 @@ def _scorers(
         return scores
 
     def other(found: SpexForLandCover) -> list[str]:
-        return questions(found, _another(chips, index) or image, asked, "measured")
+        return questions(found, another() or image, asked, "measured")
 
     def of_rules() -> FloatArray:
         return rule_scores(image.in_slots(), asked)[:, :height, :width]
@@ -205,15 +217,6 @@ def _scorers(
         "index_rules": of_rules,
         "forest": of_forest,
     }
-
-
-def _another(chips: EvaluationChips, index: int) -> ModelImage | None:
-    """The next chip that has any pixel: whose attributes a shuffled prompt carries."""
-    for step in range(1, len(chips)):
-        _, _, image = chips.at(index + step)
-        if image is not None:
-            return image
-    return None
 
 
 def _possible(
@@ -269,6 +272,8 @@ def load_model(config: EvaluationConfig) -> SpexForLandCover:
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device is {config.device!r}, but torch finds no CUDA device here; set it to auto or cpu")
     model.to(device)  # type: ignore[arg-type]
     return model
 
