@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 SOFTWARE = ("numpy", "scipy", "scikit-image", "rasterio", "spex-landcover")
 """Distributions whose version can change a chip."""
 EXIT_INCOMPLETE = 3
+UNREADABLE = "unreadable"
+"""Beginning of the reason of a chip that could not be read."""
+MAX_UNREADABLE = 10
+"""So many unreadable chips or labels in a row are no bad files but a source that is away: the build stops."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,8 @@ def build(config: SpieConfig, progress: Progress) -> BuildResult:
             ThreadPoolExecutor(config.readers) as pool,
         ):
             try:
-                spots, unread = _survey(config, sites, survey_log, pool, progress)
+                # Labels that could not be read are tried again as long as no chip has been decided.
+                spots, unread = _survey(config, sites, survey_log, pool, progress, retry=not chip_log.records)
                 builder = _Builder(config, legend, chip_log, pool, progress)
                 builder.run(spots)
             except BaseException:
@@ -185,7 +190,13 @@ def _result(output: Path, index: ChipIndex, card: Mapping[str, Any], *, reused: 
 
 
 def _survey(
-    config: SpieConfig, sites: list[Site], log: RecordLog, pool: ThreadPoolExecutor, progress: Progress
+    config: SpieConfig,
+    sites: list[Site],
+    log: RecordLog,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    *,
+    retry: bool,
 ) -> tuple[list[_Spot], list[str]]:
     """Counts the classes of every place; also returns a message for each whose labels could not be read."""
     spots: dict[str, _Spot] = {}
@@ -196,10 +207,14 @@ def _survey(
         chosen = spread([spot.place for spot in spots.values()], config.seed, "survey")[: config.chips.max_places]
         progress.say(f"{len(spots)} places, of which {len(chosen)} are looked at (chips.max_places)")
         spots = {place.key: spots[place.key] for place in chosen}
-    known = {record["key"]: record for record in log.records}
+    known = {record["key"]: record for record in log.records if not (retry and "failed" in record)}
     progress.start("labels", len(spots), "places", sum(key in known for key in spots))
     missing = [spot for key, spot in spots.items() if key not in known]
+    in_a_row = 0
     for spot, record in zip(missing, pool.map(_look, missing), strict=True):
+        in_a_row = in_a_row + 1 if "failed" in record else 0
+        if in_a_row == MAX_UNREADABLE:
+            raise ReadError(f"{in_a_row} label windows in a row cannot be read ({record['failed']}); {_LATER}")
         log.append(record, durable=False)
         known[spot.place.key] = record
         progress.advance()
@@ -209,6 +224,9 @@ def _survey(
         place = Place(key, spot.place.cell, spot.place.bounds, spot.place.epsg, pixels)
         found.append(_Spot(place, spot.site, spot.window))
     return found, [f"{key}: {known[key]['failed']}" for key in spots if "failed" in known[key]]
+
+
+_LATER = "run the command again when the source answers: what is done is kept"
 
 
 def _look(spot: _Spot) -> dict[str, Any]:
@@ -236,6 +254,8 @@ class _Builder:
         self._writers: dict[Split, ShardWriter] = {}
         self._counts: Counter[Split] = Counter()
         self._tried: list[dict[str, Any]] = []
+        self._unreadable: list[dict[str, Any]] = []
+        """Verdicts that are not settled yet: they count once a later chip could be read."""
         for leftover in config.output.glob(".*.tar.partial"):
             leftover.unlink(missing_ok=True)
 
@@ -262,13 +282,14 @@ class _Builder:
         try:
             for stratum, place, job in self._attempts(order, usable):
                 self._settle(stratum, place, splits[place.cell], usable[place.key], job)
+            self._settle_unreadable()
             for split in sorted(self._writers):
                 self._close(split)
         finally:
             for writer in self._writers.values():
                 writer.abandon()
         if not self._shards:
-            reasons = Counter(str(record["reason"]) for record in self._tried)
+            reasons = Counter(str(record["reason"]).partition(":")[0] for record in self._tried)
             raise NoChipsError(
                 f"none of {len(places)} chips passes the limits ({_counted(reasons)}); widen the dates, or change "
                 "chips.max_cloud or chips.min_labelled"
@@ -302,7 +323,7 @@ class _Builder:
             codes, files = spot.site.read_labels(spot.window)
             imagery = spot.site.read_imagery(spot.window)
         except ReadError as error:
-            return _Chip(reason=f"unreadable: {error}")
+            return _Chip(reason=f"{UNREADABLE}: {error}")
         labelled = codes != self._legend.nodata
         seen = labelled & imagery.observed
         cloud = 1.0 - float(seen.sum()) / max(int(labelled.sum()), 1)
@@ -343,7 +364,7 @@ class _Builder:
             assert chip is not None
             verdict = {"key": place.key, "accepted": chip.members is not None}
             verdict |= {"split": split, "facts": chip.facts} if chip.members else {"reason": chip.reason}
-            self._log.append(verdict, durable=False)
+            self._record(verdict)
         elif chip is not None and chip.members is None:
             raise ReadError(f"chip {place.key} was good before and is not now ({chip.reason}); run the command again")
         self._tried.append(verdict)
@@ -365,6 +386,20 @@ class _Builder:
                 self._close(split)
         self._progress.advance()
 
+    def _record(self, verdict: dict[str, Any]) -> None:
+        if str(verdict.get("reason", "")).startswith(UNREADABLE):
+            self._unreadable.append(verdict)
+            if len(self._unreadable) == MAX_UNREADABLE:
+                raise ReadError(f"{MAX_UNREADABLE} chips in a row are {verdict['reason']}; {_LATER}")
+            return
+        self._settle_unreadable()
+        self._log.append(verdict, durable=False)
+
+    def _settle_unreadable(self) -> None:
+        for verdict in self._unreadable:
+            self._log.append(verdict, durable=False)
+        self._unreadable.clear()
+
     def _close(self, split: Split) -> None:
         entry = self._writers.pop(split).finish(split)
         self._shards[entry.name] = entry
@@ -376,7 +411,7 @@ class _Builder:
         shards = tuple(self._shards[name] for name in sorted(self._shards))
         problems = [
             *unread_labels,
-            *(f"{r['key']}: {r['reason']}" for r in self._tried if str(r.get("reason", "")).startswith("unreadable")),
+            *(f"{r['key']}: {r['reason']}" for r in self._tried if str(r.get("reason", "")).startswith(UNREADABLE)),
             *(
                 f"{r['key']}: made without scene {item}, which could not be read"
                 for r in self._tried

@@ -149,7 +149,7 @@ class SpieConfig(_Section):
     composite: CompositeConfig = CompositeConfig()
     """As in a run file."""
     imagery_licence: str | None = None
-    """Default: that of Copernicus Sentinel data."""
+    """Default: that of Copernicus Sentinel data for the public catalogs, unspecified for another ``source.url``."""
     labels: LabelConfig = LabelConfig()
     local: tuple[LocalConfig, ...] = ()
     chips: ChipConfig = ChipConfig()

@@ -6,6 +6,7 @@ Both give labels and imagery of a pixel window; nothing is read before it is ask
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,9 @@ from pipeline.spie.config import AreaConfig, ChipConfig, LocalConfig
 from pipeline.spie.labels import Codes, LabelFile, LabelSource
 from pipeline.spie.sampling import Place
 from spex_core.bands import BAND_INDEX, SENTINEL2_BANDS
+
+_ONE_AT_A_TIME = threading.Lock()
+"""rasterio hushes a warning of its own while it burns polygons, by means that threads undo for each other."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ class AreaSite:
     def read_labels(self, window: Window) -> tuple[Codes, tuple[LabelFile, ...]]:
         """See :meth:`Site.read_labels`; pixels outside the area are not labelled."""
         codes, files = self.labels.read(self.grid, window)
-        codes[~region_mask(self._part, self.grid, window)] = self.labels.unlabelled
+        with _ONE_AT_A_TIME:
+            inside = region_mask(self._part, self.grid, window)
+        codes[~inside] = self.labels.unlabelled
         return codes, files
 
     def read_imagery(self, window: Window) -> Imagery:

@@ -31,6 +31,9 @@ SENTINEL2_LICENCE = (
     "contains modified Copernicus Sentinel data"
 )
 
+UNSPECIFIED = "unspecified (imagery_licence)"
+"""Of imagery from a catalog of the user's own, where the file does not say."""
+
 
 def open_sites(config: SpieConfig, legend: Legend, frozen: Path) -> list[Site]:
     """All sites of a data set, in the order of its file.
@@ -95,7 +98,8 @@ def _area_sites(config: SpieConfig, legend: Legend, frozen: Path) -> Iterator[Si
     if found is None:
         found = [_search(config, area, region, legend) for area, region in zip(config.areas, regions, strict=True)]
         write_json(frozen, [_to_json(scenes, labels) for scenes, labels in found])
-    licence = config.imagery_licence or SENTINEL2_LICENCE
+    public = SENTINEL2_LICENCE if config.source.url is None else UNSPECIFIED
+    licence = config.imagery_licence or public
     for area, region, (scenes, labels) in zip(config.areas, regions, found, strict=True):
         for epsg in sorted(region.utm_epsgs()):
             part = region.zone_geometry(epsg)

@@ -18,7 +18,7 @@ import yaml
 from affine import Affine
 
 from pipeline.assessment import read_reference
-from pipeline.errors import BadInputError, NoChipsError, OutputError
+from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError
 from pipeline.plan import Window, ZoneGrid
 from pipeline.progress import LogProgress
 from pipeline.simulation import publish_items, serve_files, serve_stac
@@ -35,6 +35,7 @@ def settings(archive: Path, output: Path, **changes: Any) -> dict[str, Any]:
         "areas": [{"region": str(archive / "region.geojson"), "start": "2026-06-01", "end": "2026-07-31"}],
         "source": {"provider": "earth-search", "url": str(archive / "catalog.json")},
         "labels": {"url": str(archive / "catalog.json")},
+        "imagery_licence": "nobody's",
         "chips": CHIPS,
         "validation": 0.3,
         "chips_per_shard": 2,
@@ -90,7 +91,7 @@ def test_every_chip_says_where_when_from_what_and_under_which_licence(built: Pat
             "items": ["simulated_WorldCover_10m_2026_32TPS"],
         }
         assert set(record["dates"]) <= {"2026-06-18", "2026-07-18"}
-        assert "Copernicus Sentinel" in record["licence"]["imagery"]
+        assert record["licence"] == {"imagery": "nobody's", "labels": ["Apache-2.0"]}
         west, south, east, north = record["bounds_lonlat"]
         assert 10.8 < west < east < 10.9
         assert 46.4 < south < north < 46.5
@@ -101,7 +102,7 @@ def test_every_chip_says_where_when_from_what_and_under_which_licence(built: Pat
         }
     text = (built / "DATACARD.md").read_text()
     assert "Trees" in text
-    assert "Copernicus Sentinel" in text
+    assert "nobody's" in text
 
 
 def test_the_sample_is_bounded_per_stratum_and_split_by_whole_cells(built: Path) -> None:
@@ -177,6 +178,24 @@ def test_a_scene_that_cannot_be_read_is_done_without_and_told(tiny_archive: Path
     again = make(settings(folder, tmp_path / "out", chips=chips))
     assert again.reused
     assert again.exit_code == 3
+
+
+def test_a_source_that_is_away_stops_the_build_and_the_same_command_goes_on(tiny_archive: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "archive"
+    shutil.copytree(tiny_archive, folder)
+    data = settings(folder, tmp_path / "out", chips={**CHIPS, "per_stratum": 1})
+    (folder / "truth").rename(folder / "away")
+    with pytest.raises(ReadError, match=r"label windows in a row.*run the command again"):
+        make(data)
+    (folder / "away").rename(folder / "truth")
+    (folder / "scenes").rename(folder / "away")
+    with pytest.raises(ReadError, match=r"chips in a row are unreadable.*run the command again"):
+        make(data)
+    (folder / "away").rename(folder / "scenes")
+    result = make(data)
+    assert result.exit_code == 0
+    make(data | {"output": str(tmp_path / "undisturbed")})
+    assert contents(tmp_path / "out") == contents(tmp_path / "undisturbed")
 
 
 def test_clouded_chips_are_not_taken(tiny_archive: Path, tmp_path: Path) -> None:
