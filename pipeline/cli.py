@@ -218,10 +218,10 @@ def train(
 ) -> None:
     """Trains a model, or goes on with a training that was interrupted.
 
-    Stages follow each other: pre-training on hidden patches and bands, then masks prompted by class words, then the full
-    instruction tuning. Chips come from the simulator, from chip folders or from spex spie. One worker trains in this
-    process; several share every batch over Ray, on one machine or a cluster, with the same result. The output folder
-    receives the checkpoints last and best, and training/ with metrics.jsonl and TensorBoard events.
+    Stages follow each other: pre-training on hidden patches and bands, then masks prompted by class words, then the
+    full instruction tuning. Chips come from the simulator, from chip folders or from spex spie. One worker trains in
+    this process; several share every batch over Ray, on one machine or a cluster, with the same result. The output
+    folder receives the checkpoints last and best, and training/ with metrics.jsonl and TensorBoard events.
 
     Examples: spex train workflows/training/quick.yaml; spex train tiny.yaml --workers 4 --address auto
     """

@@ -130,6 +130,15 @@ class TrainingFolder:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def saved_step(folder: Path) -> int:
+    """Steps of the state in a training's output folder; 0 if there is none that can be read."""
+    try:
+        # Mapped, so that only the pages of the number are read.
+        return int(torch.load(folder / "training" / STATE, weights_only=True, map_location="cpu", mmap=True)["step"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError):
+        return 0
+
+
 def _changes(state: Mapping[str, Any], identity: str) -> str:
     before, now = json.loads(state["identity"]), json.loads(identity)
     names = [name for name in now if before.get(name) != now[name]]

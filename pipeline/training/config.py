@@ -1,0 +1,270 @@
+"""The training file: YAML read into one frozen pydantic model. Relative paths start at the file's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.errors import ConfigError
+from spex_core.batches import Kind
+from spex_core.training import TrainingConfig
+
+HELD_OUT_SEED = 900_000
+"""Worlds of the simulator from this seed on are for evaluation."""
+SEEDS_PER_CHIP = 5
+"""A simulated chip of one class is passed over for the next seed, at most so often."""
+_DEFAULTS = TrainingConfig()
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Source(_Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    """What stages and the validation call it."""
+    share: float = Field(default=1.0, ge=0)
+    """Sampling weight; 0: never drawn, unless a stage says otherwise (chips for validation alone)."""
+    balanced: bool = False
+    """Chips with rare classes are drawn more often."""
+    optional: bool = False
+    """A missing folder is a warning, not an error: the training goes on with the other sources."""
+
+
+class SimulatedSource(_Source):
+    """Chips of the simulator, made when they are first needed."""
+
+    kind: Literal["simulated"]
+    count: int = Field(ge=1)
+    first_seed: int = Field(default=10_000, ge=1000)
+    """Seeds below 1000 belong to demos and tests, those from 900,000 on to evaluations."""
+
+    @model_validator(mode="after")
+    def _unseen(self) -> SimulatedSource:
+        if self.first_seed + SEEDS_PER_CHIP * self.count > HELD_OUT_SEED:
+            raise ValueError(
+                f"{self.count} chips from seed {self.first_seed} on may reach the evaluation's seeds ({HELD_OUT_SEED})"
+            )
+        return self
+
+
+class FolderSource(_Source):
+    """A chip folder (:mod:`pipeline.chip_folder`)."""
+
+    kind: Literal["chips"]
+    folder: Path
+
+
+class ShardsSource(_Source):
+    """A data set of ``spex spie``."""
+
+    kind: Literal["shards"]
+    folder: Path
+    split: Literal["train", "validation"] | None = "train"
+    """Which chips of the data set; null: all."""
+
+
+SourceSection = Annotated[SimulatedSource | FolderSource | ShardsSource, Field(discriminator="kind")]
+
+
+class ModelSection(_Section):
+    """What the training starts from."""
+
+    init: str | None = None
+    """A built-in name or a folder: weights, normalisation and tokenizer. Default: a fresh model."""
+    config: dict[str, Any] = {}
+    """Fields of a fresh model's :class:`spex_core.SpexConfig`, ``text_config`` included."""
+    vocabulary: int = Field(default=1024, ge=300, le=65_536)
+    """Largest vocabulary of a fresh model's tokenizer."""
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> ModelSection:
+        if self.init is not None and self.config:
+            raise ValueError("config is of fresh models; a checkpoint (init) brings its own")
+        return self
+
+
+class StageSection(_Section):
+    """One stage; stages follow each other."""
+
+    kind: Kind
+    """``pretrain``: masked reconstruction; ``words``: class words alone prompt masks; ``prompt``: the full prompt."""
+    steps: int = Field(ge=1)
+    batch: int = Field(default=8, ge=1)
+    """Chips per step, over all workers."""
+    crop_px: int = Field(default=128, ge=32, le=2048)
+    learning_rate_factor: float = Field(default=1.0, gt=0)
+    restart: bool = False
+    """Begins like a training of its own from the average so far: new optimiser, warm-up and cosine."""
+    shares: dict[str, float] | None = None
+    """Sampling weight by source in this stage; sources that are not named are not drawn."""
+
+    @field_validator("crop_px")
+    @classmethod
+    def _whole_cells(cls, crop_px: int) -> int:
+        if crop_px % 32:
+            raise ValueError(f"{crop_px} is not a multiple of 32 (the encoder's largest stride)")
+        return crop_px
+
+
+class OptimiserSection(_Section):
+    """AdamW with warm-up, cosine and a moving average of the weights."""
+
+    learning_rate: float = Field(default=_DEFAULTS.learning_rate, gt=0)
+    weight_decay: float = Field(default=_DEFAULTS.weight_decay, ge=0)
+    warmup_steps: int = Field(default=_DEFAULTS.warmup_steps, ge=0)
+    clip_norm: float = Field(default=_DEFAULTS.clip_norm, gt=0)
+    ema_decay: float = Field(default=_DEFAULTS.ema_decay, ge=0, lt=1)
+    loss_weights: tuple[float, float, float, float] = _DEFAULTS.weights
+    """Of text, BCE, Dice and the joint cross-entropy over the legend."""
+    band_subsets: float = Field(default=_DEFAULTS.band_subsets, ge=0, le=1)
+    """Share of views that lose bands, for models with ``band_encoding``."""
+
+
+class ValidationSection(_Section):
+    """Chips that are scored at every checkpoint and never trained on."""
+
+    source: str
+    chips: int | None = Field(default=16, ge=1)
+    """The last so many of the source; null: all of them."""
+
+
+class ComputeSection(_Section):
+    """Where it runs. None of these changes the result, but for the order of float sums and bfloat16."""
+
+    workers: int = Field(default=1, ge=1, le=1024)
+    """Processes that share every batch. One worker without an address runs in this process, without starting Ray."""
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    threads: int = Field(default=1, ge=1)
+    """CPU threads of a worker's tensor operations."""
+    loaders: int = Field(default=0, ge=0, le=64)
+    """Processes of each worker that make batches ahead; worth it on a GPU."""
+    bf16: bool = True
+    """bfloat16 on CUDA."""
+    attempts: int = Field(default=3, ge=1)
+    """How often a group of workers is started before the training fails; each start resumes."""
+    address: str | None = None
+    """Ray cluster to join; default: start a local one if there are several workers."""
+
+
+class TrainFile(_Section):
+    """One training. ``TrainFile.from_yaml(path)`` reads a training file."""
+
+    output: Path
+    """Receives ``last`` and ``best`` (checkpoints) and ``training`` (state, metrics, TensorBoard events)."""
+    seed: int = Field(default=0, ge=0)
+    legend: str = "worldcover9"
+    cache: Path | None = None
+    """Folder for simulated chips; default: ``chips`` in the output folder."""
+    model: ModelSection = ModelSection()
+    sources: tuple[SourceSection, ...] = Field(min_length=1)
+    stages: tuple[StageSection, ...] = Field(min_length=1)
+    optimiser: OptimiserSection = OptimiserSection()
+    validation: ValidationSection | None = None
+    checkpoint_every: int = Field(default=200, ge=1)
+    """Steps between checkpoints; a killed training loses at most so many."""
+    record_every: int = Field(default=20, ge=1)
+    """Steps between lines of metrics."""
+    compute: ComputeSection = ComputeSection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainFile:
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are called {', '.join(twice)}")
+        named = {name for stage in self.stages for name in stage.shares or {}}
+        named |= {self.validation.source} if self.validation else set()
+        if unknown := sorted(named - set(names)):
+            raise ValueError(f"there is no source {', '.join(unknown)}; sources are {', '.join(names)}")
+        for number, stage in enumerate(self.stages, 1):
+            shares = {source.name: source.share for source in self.sources} if stage.shares is None else stage.shares
+            if any(share < 0 for share in shares.values()) or not sum(shares.values()) > 0:
+                raise ValueError(f"stage {number}: shares of its sources must not be negative nor all 0")
+            if stage.batch < self.compute.workers:
+                raise ValueError(
+                    f"stage {number}: a batch of {stage.batch} cannot be shared by {self.compute.workers} workers"
+                )
+        return self
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where simulated chips are kept."""
+        return self.cache or self.output / "chips"
+
+    @classmethod
+    def from_dict(cls, data: Any, base: Path | None = None, source: str = "training file") -> TrainFile:
+        """Validates plain data; relative paths start at ``base``.
+
+        Raises:
+            ConfigError: With one line per wrong field.
+        """
+        try:
+            config = cls.model_validate(data)
+        except ValidationError as error:
+            lines = [
+                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
+            ]
+            raise ConfigError(f"{source} is not a valid training file:\n" + "\n".join(lines)) from error
+        return config if base is None else config._anchored(base)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> TrainFile:
+        """Reads a training file.
+
+        Raises:
+            ConfigError: Unreadable, not YAML, or a field is wrong.
+        """
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"training file {path} cannot be read: {error}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"training file {path} is not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise ConfigError(f"training file {path} must be a mapping of settings, see 'spex train --help'")
+        return cls.from_dict(data, path.parent.resolve(), str(path))
+
+    def with_options(self, output: Path | None, workers: int | None, address: str | None) -> TrainFile:
+        """The same with options of a command line, which are relative to the current folder.
+
+        Raises:
+            ConfigError: More workers than a stage's batch.
+        """
+        given = {"workers": workers, "address": address}
+        data = self.model_dump(mode="json")
+        data["compute"] |= {name: value for name, value in given.items() if value is not None}
+        if output is not None:
+            data["output"] = str(output.resolve())
+        return TrainFile.from_dict(data, source="training file with these options")
+
+    def _anchored(self, base: Path) -> TrainFile:
+        def anchor(value: str) -> str:
+            looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml"))
+            return str(base / Path(value).expanduser()) if looks_like_path else value
+
+        sources = tuple(
+            source
+            if isinstance(source, SimulatedSource)
+            else source.model_copy(update={"folder": base / source.folder.expanduser()})
+            for source in self.sources
+        )
+        init = self.model.init
+        return self.model_copy(
+            update={
+                "output": base / self.output.expanduser(),
+                "cache": None if self.cache is None else base / self.cache.expanduser(),
+                "legend": anchor(self.legend),
+                "sources": sources,
+                "model": self.model if init is None else self.model.model_copy(update={"init": anchor(init)}),
+            }
+        )
