@@ -23,6 +23,7 @@ from pipeline.plan import Window, ZoneGrid
 from pipeline.progress import LogProgress
 from pipeline.simulation import publish_items, serve_files, serve_stac
 from pipeline.spie import ShardedChips, SpieConfig, build
+from spex_core.answers import check
 from spex_core.legend import Legend
 
 CHIPS = {"size_px": 64, "per_stratum": 2, "cell_chips": 2}
@@ -103,6 +104,20 @@ def test_every_chip_says_where_when_from_what_and_under_which_licence(built: Pat
     text = (built / "DATACARD.md").read_text()
     assert "Trees" in text
     assert "nobody's" in text
+
+
+def test_every_claim_of_the_answers_holds_for_the_labels(built: Path) -> None:
+    chips, legend = ShardedChips(built), Legend.from_yaml()
+    claims = []
+    for i in range(len(chips)):
+        reflectance, target, weight = chips.chip(i)
+        masks = {entry.noun: (target[k] > 0) & (weight > 0) for k, entry in enumerate(legend)}
+        for noun, texts in chips.record(i)["answers"].items():
+            others = {other: mask for other, mask in masks.items() if other != noun}
+            for text in texts.values():
+                claims += check(text, noun, masks[noun], reflectance, others)
+    assert len(claims) > 100
+    assert all(claim.supported for claim in claims)
 
 
 def test_the_sample_is_bounded_per_stratum_and_split_by_whole_cells(built: Path) -> None:
