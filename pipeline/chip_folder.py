@@ -28,7 +28,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class ChipFolder:
-    """A chip folder as a :class:`spex_core.training.ChipSource`.
+    """A chip folder as a :class:`spex_core.batches.ChipSource`.
 
     Args:
         folder: The three arrays.
@@ -58,7 +58,7 @@ class ChipFolder:
         return len(self._reflectance)
 
     def chip(self, index: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """See :meth:`spex_core.training.ChipSource.chip`."""
+        """See :meth:`spex_core.batches.ChipSource.chip`."""
         labels = self._labels[index]
         target = labels / np.float32(255) if labels.ndim == 3 else (labels[None] == self._codes).astype(np.float32)
         digital = self._reflectance[index]

@@ -10,8 +10,8 @@ from pipeline.assessment import Assessment
 from pipeline.evaluation.objects import ObjectMatches
 from pipeline.evaluation.result import ProtocolFigure
 from spex_core.bands import BANDS, Band
+from spex_core.batches import ChipSource
 from spex_core.legend import Legend
-from spex_core.training import ChipSource
 
 
 @dataclass(frozen=True)

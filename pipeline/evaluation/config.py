@@ -22,20 +22,24 @@ class WorldConfig(_Section):
     """One world of the simulator."""
 
     seed: int = Field(ge=0)
+    """Of its first chip; the others follow."""
     biome: str | None = None
     """Name of a biome of :mod:`pipeline.simulation.biomes`; default: a random one."""
     season: float | None = Field(default=None, ge=0, le=1)
     """Year phase, 0 midwinter, 0.5 midsummer; default: random per chip."""
+    haze: float | None = None
+    """Residual B02 reflectance of the atmosphere; default: random per chip."""
 
 
 class SimulatedConfig(_Section):
-    """Chips of the simulator: one world per chip from ``first_seed`` on, or windows of the listed worlds."""
+    """Chips of the simulator: a random world per chip from ``first_seed`` on, or chips of the listed worlds."""
 
     chips: int = Field(default=60, ge=1)
     """How many; with ``worlds``, so many of each."""
     first_seed: int = Field(default=900_000, ge=0)
     """Seeds from 900,000 on are never trained on."""
-    worlds: tuple[WorldConfig, ...] = ()
+    worlds: tuple[WorldConfig, ...] | Literal["held-out"] = ()
+    """``held-out``: the six worlds of :mod:`pipeline.simulation.held_out`. Each world is reported by itself as well."""
     size_px: int = Field(default=256, ge=32, le=2048)
 
     @field_validator("size_px")

@@ -16,7 +16,7 @@ from pipeline.evaluation.classes import Classes, channels_of, compared_classes
 from pipeline.evaluation.config import EvaluationConfig, RowName
 from pipeline.evaluation.result import EvaluationResult, Row, SourceFigures
 from pipeline.evaluation.rules import rule_scores
-from pipeline.evaluation.sources import LabelledChip, Source, open_source
+from pipeline.evaluation.sources import LabelledChip, Source, open_sources
 from pipeline.evaluation.tally import Tally
 from pipeline.evaluation.texts import TextCheck
 from pipeline.model_settings import INDEX_RULES
@@ -47,7 +47,7 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
     """
     begun = time.monotonic()
     asked = asked_legend(config)
-    sources, classes = open_sources(config, asked)
+    sources, classes = compared_sources(config, asked)
     chips = EvaluationChips(config, sources, asked, classes)
     model = None if config.checkpoint == INDEX_RULES else load_model(config)
     forest, notes = _forest(config, asked, chips.allowed, progress)
@@ -55,7 +55,9 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
     if not rows:
         raise ConfigError("no row can be measured: name a checkpoint, or 'index_rules' among the rows")
     tallies = {row: Tally(classes, config.boundary_tolerance_px, config.calibration_bins) for row in rows}
-    by_source = [Tally(classes, config.boundary_tolerance_px, config.calibration_bins) for _ in sources]
+    by_source = [
+        {row: Tally(classes, config.boundary_tolerance_px, config.calibration_bins) for row in rows} for _ in sources
+    ]
     texts = TextCheck(config, asked, classes, len(chips)) if config.texts and model is not None else None
     objects = [source.dataset.object_matches() if source.dataset else None for source in sources]
     progress.start("comparing", len(chips), "chips")
@@ -67,11 +69,11 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
             for row in rows:
                 scores = scorers[row]()
                 found = tallies[row].add(scores, reference)
-                if row == rows[0]:
-                    by_source[source].add(scores, reference)
-                    matches = objects[source]
-                    if matches is not None:
-                        matches.add(reference, found)
+                if len(sources) > 1:
+                    by_source[source][row].add(scores, reference)
+                matches = objects[source]
+                if row == rows[0] and matches is not None:
+                    matches.add(reference, found)
             if texts is not None and model is not None:
                 texts.add(index, model, sources[source], chip, image)
         progress.advance()
@@ -84,8 +86,8 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
         legend=asked.name,
         bands=config.bands if isinstance(config.bands, tuple) else SENTINEL2_BANDS,
         sources=tuple(
-            SourceFigures(source.name, len(source.chips), _row(tally))
-            for source, tally in zip(sources, by_source, strict=True)
+            SourceFigures(source.name, len(source.chips), {row: _row(tally) for row, tally in own.items()})
+            for source, own in zip(sources, by_source if len(sources) > 1 else [tallies], strict=True)
         ),
         chips=len(chips),
         boundary_tolerance_px=config.boundary_tolerance_px,
@@ -118,14 +120,14 @@ def asked_legend(config: EvaluationConfig) -> Legend:
     return dataset_named(name, options).legend
 
 
-def open_sources(config: EvaluationConfig, asked: Legend) -> tuple[list[Source], Classes]:
+def compared_sources(config: EvaluationConfig, asked: Legend) -> tuple[list[Source], Classes]:
     """Opens all sources and decides what is compared: the groups of the file, of the data set, or the legend.
 
     Raises:
         BadInputError: A source cannot be opened, or its labels fit no compared class.
     """
     classes = compared_classes(asked, config.groups)
-    sources = [open_source(source, asked, classes.legend) for source in config.sources]
+    sources = [opened for source in config.sources for opened in open_sources(source, asked, classes.legend)]
     crosswalks = [source.groups for source in sources if source.groups]
     if not config.groups and config.legend != "dataset" and crosswalks:
         if asked.name != "worldcover9":
@@ -239,7 +241,7 @@ def _forest(
         return None, ["no random forest: the file has no 'training' source to fit it on"]
     from pipeline.evaluation.forest import Forest, Together
 
-    sources = [open_source(source, asked, asked) for source in config.training]
+    sources = [opened for source in config.training for opened in open_sources(source, asked, asked)]
     for source in sources:
         if source.classes.names != asked.names:
             raise ConfigError(f"training source {source.name}: its labels are not the classes of legend {asked.name!r}")

@@ -52,12 +52,11 @@ class TextQuality:
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """The model's figures on one source of several."""
+    """The figures of one source of several."""
 
     name: str
     chips: int
-    row: Row
-    """Of the first row of the table."""
+    rows: dict[RowName, Row]
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,16 @@ class EvaluationResult:
                 gains[name] = (model.overall - other.overall, model.miou - other.miou)
         return gains
 
+    def mean_over_sources(self) -> dict[RowName, tuple[float, float]]:
+        """Row → mean over the sources of overall accuracy and of mean IoU: each source weighs the same."""
+        return {
+            name: (
+                float(np.mean([s.rows[name].assessment.overall for s in self.sources])),
+                float(np.mean([s.rows[name].assessment.miou for s in self.sources])),
+            )
+            for name in self.rows
+        }
+
     def attribute_verdict(self) -> str:
         """One sentence: whether attributes help, with the differences and their signs; empty if not measured."""
         gains = self.attribute_gains()
@@ -132,7 +141,14 @@ class EvaluationResult:
             "boundary_tolerance_px": self.boundary_tolerance_px,
             "calibration_bins": self.calibration_bins,
             "rows": {name: row_dict(row) for name, row in self.rows.items()},
-            "sources": [{"name": s.name, "chips": s.chips, **_figures(s.row)} for s in self.sources],
+            "sources": [
+                {"name": s.name, "chips": s.chips, "rows": {name: _figures(row) for name, row in s.rows.items()}}
+                for s in self.sources
+            ],
+            "mean_over_sources": {
+                name: {"accuracy": _rounded(accuracy), "miou": _rounded(miou)}
+                for name, (accuracy, miou) in self.mean_over_sources().items()
+            },
             "attributes": {
                 "verdict": self.attribute_verdict(),
                 **{

@@ -76,12 +76,21 @@ def _classes(result: EvaluationResult) -> Table:
 
 
 def _sources(result: EvaluationResult) -> Table:
-    table = Table("source", box=None)
-    for title in ("chips", "accuracy", "mean IoU"):
+    """Mean IoU of every row on each source."""
+    short = {
+        "model": "model",
+        "shuffled": "another's",
+        "none": "none",
+        "index_rules": "index rules",
+        "forest": "forest",
+    }
+    table = Table("mean IoU by source", box=None)
+    for title in ("chips", *(short[name] for name in result.rows)):
         table.add_column(title, justify="right")
     for source in result.sources:
-        a = source.row.assessment
-        table.add_row(_plain(source.name), str(source.chips), _share(a.overall), _share(a.miou))
+        figures = (_share(row.assessment.miou) for row in source.rows.values())
+        table.add_row(_plain(source.name), str(source.chips), *figures)
+    table.add_row("mean", str(result.chips), *(_share(miou) for _, miou in result.mean_over_sources().values()))
     return table
 
 

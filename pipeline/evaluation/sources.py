@@ -17,7 +17,8 @@ from spex_core.legend import Legend
 
 if TYPE_CHECKING:
     from pipeline.datasets.dataset import Dataset
-    from spex_core.training import ChipSource
+    from pipeline.simulation.biomes import Biome
+    from spex_core.batches import ChipSource
 
 FloatArray = npt.NDArray[np.float32]
 Channels = npt.NDArray[np.int16]
@@ -63,6 +64,17 @@ class Source:
     """Whether all chips of the split are used."""
 
 
+@dataclass(frozen=True)
+class World:
+    """One world of the simulator; None: random per chip."""
+
+    name: str
+    first_seed: int
+    biome: Biome | None = None
+    season: float | None = None
+    haze: float | None = None
+
+
 class Labelled:
     """A training source as labelled chips: the most probable class where it has weight and is probable enough."""
 
@@ -83,40 +95,42 @@ class Labelled:
 
 
 class Simulated:
-    """Chips of the simulator, drawn when they are asked for."""
+    """Chips of the simulator, drawn when they are asked for.
 
-    def __init__(self, config: SimulatedConfig, legend: Legend) -> None:
-        from pipeline.simulation.biomes import BIOMES
+    Args:
+        config: How many, how large.
+        legend: Classes of the labels; pixels of others have none.
+        world: One world; default: a random one per chip.
+    """
 
-        biomes = {biome.name: biome for biome in BIOMES}
-        for world in config.worlds:
-            if world.biome is not None and world.biome not in biomes:
-                raise ConfigError(f"the simulator has no biome {world.biome!r}; it has {', '.join(sorted(biomes))}")
-        self._config, self._biomes = config, biomes
+    def __init__(self, config: SimulatedConfig, legend: Legend, world: World | None = None) -> None:
+        self._config, self._world = config, world
         self._channel = np.full(256, -1, np.int16)
         self._channel[list(legend.codes)] = np.arange(len(legend))
 
     def __len__(self) -> int:
-        return self._config.chips * max(1, len(self._config.worlds))
+        return self._config.chips
 
     def chip(self, index: int) -> LabelledChip:
         """See :class:`Chips`."""
         from pipeline.simulation.chips import simulate_chip
 
-        config = self._config
-        if config.worlds:
-            world = config.worlds[index // config.chips]
-            # A seed of its own for each window; worlds may be listed with neighbouring seeds.
-            seed = world.seed * 1000 + index % config.chips
-            biome = None if world.biome is None else self._biomes[world.biome]
-            reflectance, codes = simulate_chip(seed, config.size_px, biome=biome, season=world.season)
+        world = self._world
+        if world is None:
+            reflectance, codes = simulate_chip(self._config.first_seed + index, self._config.size_px)
         else:
-            reflectance, codes = simulate_chip(config.first_seed + index, config.size_px)
+            reflectance, codes = simulate_chip(
+                world.first_seed + index,
+                self._config.size_px,
+                biome=world.biome,
+                season=world.season,
+                haze=world.haze,
+            )
         return LabelledChip(reflectance, self._channel[codes])
 
 
-def open_source(config: SourceConfig, asked: Legend, classes: Legend) -> Source:
-    """Opens what a section of the evaluation file names.
+def open_sources(config: SourceConfig, asked: Legend, classes: Legend) -> list[Source]:
+    """Opens what a section of the evaluation file names: one source, or one per simulated world.
 
     Args:
         config: One source.
@@ -127,8 +141,35 @@ def open_source(config: SourceConfig, asked: Legend, classes: Legend) -> Source:
         ChipError: Files are missing or malformed.
         ConfigError: An unknown biome or data set.
     """
-    if config.simulated is not None:
-        return Source(_simulated_name(config.simulated), Simulated(config.simulated, asked), asked)
+    if config.simulated is None:
+        return [_open(config, asked, classes)]
+    settings = config.simulated
+    if not settings.worlds:
+        last = settings.first_seed + settings.chips - 1
+        return [
+            Source(f"simulated, seeds {settings.first_seed} to {last}", Simulated(settings, asked), asked),
+        ]
+    return [Source(f"simulated, {w.name}", Simulated(settings, asked, w), asked) for w in _worlds(settings)]
+
+
+def _worlds(config: SimulatedConfig) -> list[World]:
+    from pipeline.simulation.biomes import BIOMES, RESERVED_BIOMES
+    from pipeline.simulation.held_out import HELD_OUT_WORLDS
+
+    if config.worlds == "held-out":
+        return [World(w.name, w.first_seed, w.biome, w.season, w.haze) for w in HELD_OUT_WORLDS]
+    biomes = {biome.name: biome for biome in (*BIOMES, *RESERVED_BIOMES)}
+    worlds = []
+    for entry in config.worlds:
+        if entry.biome is not None and entry.biome not in biomes:
+            raise ConfigError(f"the simulator has no biome {entry.biome!r}; it has {', '.join(sorted(biomes))}")
+        name = f"{entry.biome or 'any biome'}, seeds from {entry.seed}"
+        biome = None if entry.biome is None else biomes[entry.biome]
+        worlds.append(World(name, entry.seed, biome, entry.season, entry.haze))
+    return worlds
+
+
+def _open(config: SourceConfig, asked: Legend, classes: Legend) -> Source:
     if config.chips is not None:
         return Source(f"chips {config.chips.folder.name}", _folder(config.chips, asked), asked)
     if config.shards is not None:
@@ -155,12 +196,6 @@ def open_source(config: SourceConfig, asked: Legend, classes: Legend) -> Source:
         found.dataset,
         chosen is None,
     )
-
-
-def _simulated_name(config: SimulatedConfig) -> str:
-    if config.worlds:
-        return f"simulated, {len(config.worlds)} worlds"
-    return f"simulated, seeds {config.first_seed} to {config.first_seed + config.chips - 1}"
 
 
 def _folder(config: ChipsConfig, asked: Legend) -> Labelled:

@@ -22,6 +22,7 @@ from pipeline.evaluation.rules import rule_scores
 from pipeline.evaluation.screen import show_evaluation
 from pipeline.evaluation.sources import LabelledChip
 from pipeline.progress import LogProgress
+from pipeline.simulation.held_out import FIRST_TRAINING_SEED, HELD_OUT_WORLDS
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 from spex_core.priors import index_scores
@@ -157,13 +158,20 @@ def test_labels_of_a_doubtful_teacher_are_not_compared(tmp_path: Path) -> None:
 
 def test_worlds_of_other_seeds_and_biomes_are_other_chips_and_are_told_apart() -> None:
     worlds = [{"seed": 950, "biome": "boreal"}, {"seed": 951, "biome": "arid", "season": 0.5}]
-    sources = [{"simulated": {"worlds": [world], "chips": 1, "size_px": 64}} for world in worlds]
-    result = measured(sources=sources)
-    first, second = (source.row.assessment.confusion for source in result.sources)
+    result = measured(sources=[{"simulated": {"worlds": worlds, "chips": 1, "size_px": 64}}])
+    first, second = (source.rows["index_rules"].assessment.confusion for source in result.sources)
     assert (first != second).any()
     assert (first + second == result.rows["index_rules"].assessment.confusion).all()
+    mean = np.mean([source.rows["index_rules"].assessment.miou for source in result.sources])
+    assert result.mean_over_sources()["index_rules"][1] == pytest.approx(mean)
     with pytest.raises(BadInputError, match="no biome 'moon'"):
         measured(sources=[{"simulated": {"worlds": [{"seed": 1, "biome": "moon"}]}}])
+
+
+def test_held_out_worlds_have_no_seed_of_training() -> None:
+    result = measured(sources=[{"simulated": {"worlds": "held-out", "chips": 1, "size_px": 32}}])
+    assert [source.name for source in result.sources] == [f"simulated, {world.name}" for world in HELD_OUT_WORLDS]
+    assert max(world.first_seed for world in HELD_OUT_WORLDS) < FIRST_TRAINING_SEED
 
 
 @pytest.mark.parametrize(
