@@ -1,18 +1,15 @@
-"""The text of SPEX: questions with spectral attributes, answers, and the chat template around them.
+"""The text of SPEX: questions with spectral attributes, the run-time answer, and the chat template around them.
 
-Questions come from imagery alone. Answers that describe labels exist for training only; the short answer that
-conditions masks at run time says nothing but the class.
+Questions come from imagery alone. The short answer that conditions masks at run time says nothing but the class;
+answers that describe labels exist for training only (:mod:`spex_core.answers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
-
 from spex_core.indices import INDEX_LABELS
-from spex_core.priors import AttributeRecord, region_attributes
+from spex_core.priors import AttributeRecord
 
 SYSTEM_PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 """Everything before the image tokens: the same for every question, so its key/value cache is shared."""
@@ -68,26 +65,3 @@ def question_text(
 def short_answer(noun: str) -> str:
     """The teacher-forced answer that conditions masks when nothing is to be explained."""
     return f"The {noun} regions are outlined."
-
-
-def described_answer(noun: str, mask: npt.NDArray[np.bool_], *, full: bool) -> str:
-    """A true description of a labelled mask, for training: how much, where, and if ``full`` how the largest lie.
-
-    Args:
-        noun: Class noun.
-        mask: bool ``[H, W]``, labelled pixels of the class.
-        full: Whether to describe up to three objects, or only the whole.
-    """
-    records = region_attributes(mask, max_records=3)
-    if not records:
-        return f"There is no {noun} in this image."
-    share = float(mask.mean())
-    percent = "less than 1" if share < 0.01 else f"about {round(share * 100)}"
-    answer = f"The {noun} regions cover {percent} percent of this image, the largest at {records[0].location}."
-    if full:
-        answer += " " + " ".join(
-            f"One is {record.size}, at {record.location}, centred on {x:.1f}, {y:.1f}."
-            for record in records
-            for x, y in (record.centroid,)
-        )
-    return answer

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spex_core.answers import corpus
 from spex_core.configuration import SpexConfig
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 from spex_core.processing import SpexProcessor
-from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX, described_answer, short_answer
+from spex_core.prompts import END_OF_TURN, SYSTEM_PREFIX, USER_SUFFIX
 from spex_core.tokenizer import build_tokenizer
 from spex_core.training import ChipSource, Stage, TrainingConfig, train
 from workflows.training_chips import BalancedChips, ChipFolder
@@ -28,18 +29,13 @@ OTHER_NOUNS = (
 """Nouns of legends other than the default: the tokenizer learns them, the weights do not."""
 
 
-def prompt_corpus(chips: ChipSource, legend: Legend, processor: SpexProcessor, count: int = 40) -> list[str]:
+def prompt_corpus(chips: ChipSource, legend: Legend, processor: SpexProcessor, seed: int, count: int = 40) -> list[str]:
     """Questions and answers that the tokenizer is trained on, in a fixed order."""
     texts = [SYSTEM_PREFIX, USER_SUFFIX, END_OF_TURN]
     for index in range(min(count, len(chips))):
-        reflectance, target, _ = chips.chip(index)
-        texts += processor.questions(reflectance, legend, max_records=3)
-        best = target.argmax(0)
-        for k, entry in enumerate(legend):
-            texts.append(short_answer(entry.noun))
-            texts += [described_answer(entry.noun, best == k, full=full) for full in (False, True)]
-    for noun in OTHER_NOUNS:
-        texts += [f" {noun} regions", short_answer(noun), f"There is no {noun} in this image."] * 3
+        texts += processor.questions(chips.chip(index)[0], legend, max_records=3)
+    nouns = [entry.noun for entry in legend]
+    texts += corpus([*nouns, *(noun for noun in OTHER_NOUNS if noun not in nouns)], np.random.default_rng(seed), 300)
     return texts
 
 
@@ -49,7 +45,7 @@ def build_model(chips: ChipSource, legend: Legend, seed: int) -> SpexForLandCove
         [chips.chip(i)[0][:, ::8, ::8].reshape(10, -1) for i in range(min(len(chips), 200))], axis=1
     )
     draft = SpexProcessor(build_tokenizer(["draft"], 300))
-    tokenizer = build_tokenizer(prompt_corpus(chips, legend, draft), 1024)
+    tokenizer = build_tokenizer(prompt_corpus(chips, legend, draft, seed), 1024)
     torch.manual_seed(seed)
     config = SpexConfig(
         band_mean=[round(float(v), 4) for v in sample.mean(1)], band_std=[round(float(v), 4) for v in sample.std(1)]

@@ -3,14 +3,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from spex_core import CheckpointError, Legend, ModelInputError, SpexForLandCover, resolve_checkpoint
 from spex_core.checkpoints import checkpoint_fingerprint
 from spex_core.modeling import Condensation
-from spex_core.prompts import described_answer, question_text
+from spex_core.prompts import question_text
 
 
 def test_scores_are_one_distribution_over_the_legend_per_pixel(
@@ -191,15 +190,6 @@ def test_numbers_are_single_digit_tokens(tiny_model: SpexForLandCover) -> None:
     ids = tokenizer("0.48 and 0.84", add_special_tokens=False)["input_ids"]
     assert sorted(tokenizer.convert_ids_to_tokens(ids)[:3]) == ["0.", "4", "8"]
     assert tokenizer.decode(ids) == "0.48 and 0.84"
-
-
-def test_described_answers_tell_the_truth_of_the_mask() -> None:
-    mask = np.zeros((100, 100), bool)
-    assert described_answer("water", mask, full=False) == "There is no water in this image."
-    mask[:20, :30] = True
-    answer = described_answer("water", mask, full=True)
-    assert "cover about 6 percent" in answer
-    assert "at top-left" in answer
 
 
 def test_the_legend_may_be_any(tiny_model: SpexForLandCover, tiles: torch.Tensor) -> None:

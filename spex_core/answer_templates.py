@@ -1,0 +1,120 @@
+"""The sentences of training answers, and how numbers and words in them are rounded and matched.
+
+One table serves both ways: :mod:`spex_core.answers` fills the slots, :mod:`spex_core.answer_check` reads them back.
+Slots of an object are ``{scope}_{property}`` with scope ``largest``, ``other`` (not the largest) or ``any``.
+"""
+
+from __future__ import annotations
+
+from spex_core.indices import INDEX_LABELS
+from spex_core.label_facts import CELLS
+from spex_core.priors import SIZE_WORDS
+
+NO_CLAIM: tuple[str, ...] = ("The {noun} regions are outlined.",)
+"""The run-time answer: it claims nothing."""
+ABSENT: tuple[str, ...] = (
+    "There is no {noun} in this image.",
+    "No {noun} regions are found in this image.",
+    "This image shows no {noun}.",
+)
+AMOUNTS: tuple[str, ...] = (
+    "The {noun} regions cover {amount} of this image.",
+    "The {noun} regions cover {amount} of this image, the largest at {largest_location}.",
+    "The {noun} regions cover {amount} of this image, mainly at {main}.",
+    "The {noun} regions take up {amount} of this image; the largest is {largest_size} and {largest_shape}.",
+    "{Amount} of this image belongs to {noun} regions, mostly at {main}.",
+    "The {noun} regions make up {part} of this image, the largest at {largest_location}.",
+    "The {noun} regions make up {part} of this image, mainly at {main}.",
+)
+COUNTS: tuple[str, ...] = (
+    "There are {count} {noun} regions over {amount} of this image, mainly at {main}.",
+    "This image shows {count} {noun} regions, the largest {largest_size}, at {largest_location}.",
+)
+SINGLE: tuple[str, ...] = (
+    "There is {count} {noun} region over {amount} of this image, at {largest_location}.",
+    "This image shows {count} {noun} region, {largest_size}, at {largest_location}.",
+)
+"""As :data:`COUNTS`, for one object."""
+OBJECTS: dict[str, tuple[str, ...]] = {
+    "largest": (
+        "The largest is {largest_size}, at {largest_location}, centred on {largest_centroid}.",
+        "The largest, {largest_size} and {largest_shape}, is centred on {largest_centroid}.",
+        "Its largest part is {largest_shape} and lies at {largest_location}.",
+    ),
+    "other": (
+        "Another is {other_size}, at {other_location}, centred on {other_centroid}.",
+        "Another {other_size} one lies at {other_location}.",
+    ),
+    "any": ("One is {any_size}, at {any_location}, centred on {any_centroid}.",),
+}
+"""``any`` is read, not written: checkpoints of version 0.1 say it."""
+NEIGHBOURS: tuple[str, ...] = (
+    "They mostly border {neighbour} regions.",
+    "Most of their border is with {neighbour} regions.",
+)
+SPECTRA: tuple[str, ...] = (
+    "Their mean {index}.",
+    "Their mean {index} and their mean {second_index}.",
+    "Measured over them, the mean {index} and the mean {second_index}.",
+)
+
+PARTS: tuple[tuple[float, str], ...] = ((0.05, "a small part"), (0.2, "a part"), (0.5, "a good part"), (0.9, "most"),
+                                        (1.01, "almost all"))  # fmt: skip
+"""Upper bound of the class's share of the image → words."""
+COUNT_WORDS: tuple[tuple[int, str], ...] = ((1, "one"), (2, "two"), (9, "several"), (10**9, "many"))
+"""Most objects that a word stands for."""
+ELONGATED_ASPECT = 3.0
+"""Long side over short side of an object's box from which it is called elongated."""
+COMPACT_FILL = 0.7
+"""Share of its box from which an object that is not elongated is called compact; below, irregular."""
+
+_NUMBER = r"-?\d\.\d"
+SLOT_PATTERNS: dict[str, str] = {
+    "amount": r"about \d{1,3} percent|less than 1 percent",
+    "Amount": r"About \d{1,3} percent|Less than 1 percent",
+    "part": "|".join(word for _, word in PARTS),
+    "count": "|".join(word for _, word in COUNT_WORDS),
+    "main": "|".join(CELLS),
+    "size": "|".join(word for _, word in SIZE_WORDS),
+    "location": "|".join(CELLS),
+    "centroid": rf"{_NUMBER}, {_NUMBER}",
+    "shape": "elongated|compact|irregular",
+    "neighbour": r"[^.]+?",
+    "index": rf"(?:{'|'.join(INDEX_LABELS.values())}) is about {_NUMBER}",
+}
+"""What a slot can hold, by its name without the scope."""
+
+
+def amount_text(share: float) -> str:
+    """Share of the image in words and a percentage: rounded to 1 below 10, to 5 above."""
+    percent = 100 * share
+    if percent < 1:
+        return "less than 1 percent"
+    return f"about {round(percent) if percent < 10 else 5 * round(percent / 5)} percent"
+
+
+def part_text(share: float) -> str:
+    """Share of the image in words alone, see :data:`PARTS`."""
+    return next(word for bound, word in PARTS if share < bound)
+
+
+def count_word(count: int) -> str:
+    """Number of objects, at least one, as a word of :data:`COUNT_WORDS`."""
+    return next(word for most, word in COUNT_WORDS if count <= most)
+
+
+def shape_word(aspect: float, fill: float) -> str:
+    """``elongated``, ``compact`` or ``irregular``."""
+    if aspect >= ELONGATED_ASPECT:
+        return "elongated"
+    return "compact" if fill >= COMPACT_FILL else "irregular"
+
+
+def point_text(point: tuple[float, float]) -> str:
+    """x, y with one decimal."""
+    return ", ".join(f"{value:.1f}" for value in point)
+
+
+def index_text(label: str, value: float) -> str:
+    """An index and its value with one decimal, without a negative zero."""
+    return f"{label} is about {round(value, 1) + 0.0:.1f}"
