@@ -2,12 +2,15 @@
 
 from pipeline.simulation.archive import DEMO_SPEC, Archive, ArchiveSpec, publish_items, write_archive
 from pipeline.simulation.chips import simulate_chip
+from pipeline.simulation.held_out import HELD_OUT_WORLDS, HeldOutWorld
 from pipeline.simulation.server import serve_files, serve_stac
 
 __all__ = [
     "DEMO_SPEC",
+    "HELD_OUT_WORLDS",
     "Archive",
     "ArchiveSpec",
+    "HeldOutWorld",
     "publish_items",
     "serve_files",
     "serve_stac",

@@ -193,9 +193,69 @@ BIOMES: tuple[Biome, ...] = (
 )
 """Presets from lush to barren; :func:`varied_biome` moves between and around them."""
 
+RESERVED_BIOMES: tuple[Biome, ...] = (
+    Biome(
+        "maritime",
+        forest=-0.25,
+        shrub=0.1,
+        farming=0.9,
+        pasture=0.75,
+        hedges=0.8,
+        parcel_m=120.0,
+        conifer=0.55,
+        sea=-0.9,
+        beach=1.0,
+        bare=-1.3,
+        wetland=0.9,
+        relief_m=420.0,
+        treeline_m=330.0,
+        towns=0.5,
+    ),
+    Biome(
+        "monsoon",
+        forest=-0.1,
+        farming=1.0,
+        parcel_m=55.0,
+        pasture=0.05,
+        hedges=0.2,
+        evergreen=True,
+        conifer=0.0,
+        dryness=0.3,
+        sandy=0.35,
+        aseasonal=0.8,
+        wetland=1.0,
+        lakes=-0.9,
+        river_m=180.0,
+        towns=0.65,
+        quarries=0.15,
+        relief_m=160.0,
+    ),
+    Biome(
+        "plateau",
+        forest=-2.0,
+        shrub=0.3,
+        farming=-0.4,
+        bare=0.1,
+        dryness=0.5,
+        sandy=0.5,
+        conifer=0.8,
+        lakes=-0.6,
+        beach=1.2,
+        wetland=0.2,
+        towns=0.25,
+        relief_m=1200.0,
+        snowline_m=700.0,
+        treeline_m=500.0,
+        pasture=0.5,
+        hedges=0.0,
+        parcel_m=200.0,
+    ),
+)
+"""Never drawn by :func:`varied_biome`, so that evaluation has climates that training never saw."""
+
 
 def varied_biome(rng: np.random.Generator) -> Biome:
-    """A random preset with every level jittered, so that no two worlds are alike."""
+    """A random preset of :data:`BIOMES` with every level jittered, so that no two worlds are alike."""
     biome = BIOMES[int(rng.integers(len(BIOMES)))]
     shares = ("towns", "quarries", "conifer", "dryness", "sandy", "hedges", "pasture", "aseasonal")
     changes: dict[str, float] = {

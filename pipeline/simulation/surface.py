@@ -82,7 +82,14 @@ def _share(value: FloatArray) -> FloatArray:
 def _second_draw(field: FloatArray) -> FloatArray:
     """Another uniform draw in [0, 1) out of the low bits of a per-pixel one: cheaper than a second field."""
     scaled = field * _f(1553.0)
-    return scaled - np.floor(scaled)
+    fraction: FloatArray = scaled - np.floor(scaled)
+    return fraction
+
+
+def _regional(p: _Pixels, salt: int, sign: float = 1.0) -> FloatArray:
+    """A draw per patch that leans the same way over a kilometre or so; close to uniform."""
+    leaning: FloatArray = _share(_f(0.5) + _f(0.6) * (p.draw(salt) - _f(0.5)) + _f(0.2 * sign) * p.broad)
+    return leaning
 
 
 def _soil(p: _Pixels, biome: Biome) -> npt.NDArray[np.int64]:
@@ -93,11 +100,12 @@ def _soil(p: _Pixels, biome: Biome) -> npt.NDArray[np.int64]:
 
 
 def _trees(p: _Pixels, biome: Biome, season: float) -> _Mix:
-    conifer = p.draw(2) < _f(biome.conifer)
+    # Neighbouring stands resemble each other: soil and forester are the same.
+    conifer = _regional(p, 2) < _f(biome.conifer)
     # Stands come into leaf within about a month of each other; young leaves reflect most in the near infrared.
     phase = (_f(season) + _f(0.08) * (p.draw(7) - _f(0.5))).astype(np.float32)
     leaf = np.ones_like(phase) if biome.evergreen else bump(phase, 0.24, 0.34, 0.76, 0.88)
-    young = p.draw(8) < (_f(0.2) + _f(0.6) * bump(phase, 0.22, 0.30, 0.46, 0.60))
+    young = _regional(p, 8, -1.0) < (_f(0.2) + _f(0.6) * bump(phase, 0.22, 0.30, 0.46, 0.60))
     broad = np.where(young, MATERIAL["broadleaf_fresh"], MATERIAL["evergreen" if biome.evergreen else "broadleaf"])
     canopy = np.where(conifer, MATERIAL["conifer"], broad)
     bare_crowns = np.where(conifer, _f(0.0), (_f(1.0) - leaf) * (_f(0.85) + _f(0.1) * p.mottle))
@@ -111,7 +119,7 @@ def _trees(p: _Pixels, biome: Biome, season: float) -> _Mix:
         _f(1.0)
         + (_f(0.05) + _f(0.09) * p.draw(4)) * p.clumps
         + (_f(0.13) + _f(0.14) * p.draw(10)) * p.fine
-        + _f(0.22) * (p.draw(5) - _f(0.5))
+        + _f(0.18) * (p.draw(5) - _f(0.5))
     )
     undergrowth = np.where(
         p.draw(6) < _f(0.5), MATERIAL["shrub_green"], MATERIAL["grass_dry" if biome.dryness > 0.3 else "grass_green"]
@@ -129,7 +137,8 @@ def _shrub(p: _Pixels, biome: Biome, season: float) -> _Mix:
     open_ground = (
         _f(0.32) + _f(0.25) * _f(biome.dryness) + _f(0.16) * p.clumps + _f(0.07) * p.mottle + _f(0.06) * p.fine
     )
-    brightness = _f(1.0) + _f(0.07) * p.clumps + _f(0.05) * p.fine + _f(0.2) * (p.draw(4) - _f(0.5))
+    texture = _f(0.09) * p.clumps + (_f(0.06) + _f(0.16) * p.draw(5)) * p.fine
+    brightness = _f(1.0) + texture + _f(0.2) * (p.draw(4) - _f(0.5))
     dry = _share(dry + _f(0.08) * p.mottle) * (_f(1.0) - _share(open_ground))
     return _Mix(MATERIAL["shrub_green"], MATERIAL["shrub_dry"], ground, dry, _share(open_ground), brightness)
 
@@ -139,7 +148,10 @@ def _grass(p: _Pixels, biome: Biome, season: float) -> _Mix:
     winter = 0.35 * (1.0 - float(bump(season, 0.15, 0.3, 0.75, 0.95))) * (1.0 - biome.aseasonal)
     dry = _f(1.0 - lush + winter) + _f(0.5) * (p.draw(2) - _f(0.45)) + _f(0.10) * p.mottle + _f(0.03) * p.clumps
     soil = _f(0.02) + _f(0.25 * biome.dryness) * p.draw(3) + _f(0.04) * p.mottle
-    brightness = _f(1.0) + _f(0.035) * p.mottle + _f(0.02) * p.fine + _f(0.18) * (p.draw(4) - _f(0.5))
+    # Meadows are smooth, rough grazing is tussocky.
+    rough = _f(0.3) + p.draw(6)
+    texture = _f(0.05) * p.mottle + (_f(0.035) * p.clumps + _f(0.08) * p.fine) * rough
+    brightness = _f(1.0) + texture + _f(0.18) * (p.draw(4) - _f(0.5))
     soil = _share(soil)
     # Improved pasture: dense, fertilised, up to half of the light returned in the near infrared.
     lush_sward = p.draw(5) < _f(0.6 * (1.0 - biome.dryness) * (0.4 + 0.6 * float(bump(season, 0.15, 0.28, 0.5, 0.8))))
@@ -192,14 +204,14 @@ def _built(p: _Pixels, biome: Biome, season: float) -> _Mix:
         ),
     )
     # From leafy suburb to old town block by block, but a single pixel holds a house, a yard or a tree.
-    density = np.where(industrial, _f(0.80), _f(0.34) + _f(0.24) * p.draw(7)) + _f(0.42) * p.fine
-    green = np.where(industrial, _f(0.06), _f(0.50) - _f(0.38) * p.draw(7)) + _f(0.10) * p.clumps
-    green = green - _f(0.22) * p.fine * np.where(industrial, _f(0.2), _f(1.0))
+    density = np.where(industrial, _f(0.80), _f(0.36) + _f(0.18) * p.draw(7)) + _f(0.52) * p.fine
+    green = np.where(industrial, _f(0.06), _f(0.46) - _f(0.30) * p.draw(7)) + _f(0.08) * p.clumps
+    green = green - _f(0.28) * p.fine * np.where(industrial, _f(0.2), _f(1.0))
     green = _share(np.where(p.street, _f(0.14) + _f(0.06) * p.clumps, green))
     density = np.where(p.street, _f(0.08), _share(density)) * (_f(1.0) - green)
     # Lit and shaded sides of houses.
     glint = _second_draw(p.fine * _f(0.73)) * _f(2.0) - _f(1.0)
-    brightness = _f(0.97) + _f(0.42) * glint + _f(0.05) * p.clumps + _f(0.12) * (p.draw(8) - _f(0.5))
+    brightness = _f(0.95) + _f(0.58) * glint + _f(0.04) * p.clumps + _f(0.08) * (p.draw(8) - _f(0.5))
     brightness = np.where(p.street, _f(1.0) + _f(0.12) * glint, brightness)
     return _Mix(roof, paving, garden, _share(_f(1.0) - green - density), green, brightness)
 
@@ -218,9 +230,9 @@ def _bare(p: _Pixels, biome: Biome, season: float) -> _Mix:
     # Sand is smooth but for its dunes; rock and rubble cast shadows at every size.
     brightness = (
         _f(1.0)
-        + np.where(sandy, _f(0.03), _f(0.09)) * p.clumps
+        + np.where(sandy, _f(0.03), _f(0.07)) * p.clumps
         + np.where(sandy, _f(0.07), _f(0.06)) * p.mottle
-        + np.where(sandy, _f(0.02), _f(0.05) + _f(0.10) * p.draw(6)) * p.fine
+        + np.where(sandy, _f(0.02), _f(0.02) + _f(0.07) * p.draw(6)) * p.fine
         + _f(0.22) * (p.draw(4) - _f(0.5))
     )
     # The swash zone is wet, and wet sand is dark.
@@ -233,8 +245,10 @@ def _snow(p: _Pixels, biome: Biome, season: float) -> _Mix:
         _f(0.25 + 0.6 * float(bump(season, 0.3, 0.5, 0.65, 0.8))) + _f(0.2) * p.mottle + _f(0.3) * (p.draw(2) - _f(0.5))
     )
     second = np.where(p.draw(3) < _f(0.3), MATERIAL["ice"], MATERIAL["snow_old"])
-    rock = _share(_f(0.05) + _f(0.5) * p.draw(5) * _f(0.4) + _f(0.16) * (p.clumps - _f(0.4)) + _f(0.05) * p.fine)
-    brightness = _f(0.85) + _f(0.07) * p.mottle + _f(0.06) * p.clumps + _f(0.24) * (p.draw(4) - _f(0.5))
+    rock = _share(_f(0.05) + _f(0.2) * p.draw(5) + _f(0.16) * (p.clumps - _f(0.4)) + _f(0.05) * p.fine)
+    # Wind crusts and the shade of boulders and crevasses.
+    texture = _f(0.06) * p.mottle + _f(0.06) * p.clumps + _f(0.11) * p.fine
+    brightness = _f(0.85) + texture + _f(0.24) * (p.draw(4) - _f(0.5))
     return _Mix(MATERIAL["snow_fresh"], second, MATERIAL["rock_grey"], old * (_f(1.0) - rock), rock, brightness)
 
 
@@ -252,7 +266,7 @@ def _wetland(p: _Pixels, biome: Biome, season: float) -> _Mix:
     dead = _share(_f(1.0 - 0.75 * growth) + _f(0.4) * (p.draw(2) - _f(0.5)) + _f(0.08) * p.mottle)
     wet = np.where(p.draw(3) < _f(0.5), MATERIAL["mud"], MATERIAL["water_green"])
     soaked = _share(_f(0.20) + _f(0.22) * p.draw(4) + _f(0.13) * p.clumps + _f(0.10) * p.mottle)
-    brightness = _f(1.0) + _f(0.06) * p.fine + _f(0.05) * p.clumps + _f(0.22) * (p.draw(5) - _f(0.5))
+    brightness = _f(1.0) + _f(0.14) * p.fine + _f(0.06) * p.clumps + _f(0.22) * (p.draw(5) - _f(0.5))
     return _Mix(MATERIAL["reed_green"], MATERIAL["reed_dry"], wet, dead * (_f(1.0) - soaked), soaked, brightness)
 
 
