@@ -23,6 +23,8 @@ from pipeline.plan import Window, ZoneGrid
 from pipeline.progress import LogProgress
 from pipeline.simulation import publish_items, serve_files, serve_stac
 from pipeline.spie import ShardedChips, SpieConfig, build
+from pipeline.spie.sites import AreaSite
+from pipeline.spie.state import build_lock
 from spex_core.answers import check
 from spex_core.legend import Legend
 
@@ -143,12 +145,18 @@ def test_a_finished_data_set_costs_nothing(built: Path, tiny_archive: Path, monk
         make(settings(tiny_archive, built, seed=9))
 
 
-def test_a_lost_shard_is_made_again(built: Path, tiny_archive: Path, tmp_path: Path) -> None:
+def test_a_lost_shard_is_made_again_and_nothing_else_is_read(
+    built: Path, tiny_archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = tmp_path / "copy"
     shutil.copytree(built, output)
     (output / "train-000001.tar").unlink()
+    reads = []
+    read = AreaSite.read_imagery
+    monkeypatch.setattr(AreaSite, "read_imagery", lambda site, window: reads.append(window) or read(site, window))
     result = make(settings(tiny_archive, output))
     assert not result.reused
+    assert len(reads) == 2  # chips_per_shard
     assert contents(output) == contents(built)
 
 
@@ -319,3 +327,27 @@ def test_images_in_degrees_are_told(rasters: Path) -> None:
     write_image(rasters / "images" / "s1.tif", 3, epsg=4326)
     with pytest.raises(BadInputError, match="projected system in metres"):
         build(SpieConfig.from_dict(local_settings(rasters), rasters), LogProgress())
+
+
+def test_shards_of_an_unfinished_build_with_other_settings_do_not_stay(rasters: Path) -> None:
+    data = local_settings(rasters) | {"chips_per_shard": 1}
+    build(SpieConfig.from_dict(data, rasters), LogProgress())
+    (rasters / "out" / "index.json").unlink()  # as if killed before the end
+    data["chips"] = {**data["chips"], "per_stratum": 1}
+    result = build(SpieConfig.from_dict(data, rasters), LogProgress())
+    chips = ShardedChips(rasters / "out")
+    assert result.shards == len(chips) < 8
+    assert {path.name for path in (rasters / "out").glob("*.tar")} == {shard.name for shard in chips.index.shards}
+
+
+def test_two_builds_cannot_write_one_folder(rasters: Path) -> None:
+    with build_lock(rasters / "out"), pytest.raises(OutputError, match="is being written by another process"):
+        build(SpieConfig.from_dict(local_settings(rasters), rasters), LogProgress())
+
+
+def test_no_more_places_are_looked_at_than_allowed(rasters: Path) -> None:
+    data = local_settings(rasters)
+    data["chips"] = {**data["chips"], "max_places": 3}
+    result = build(SpieConfig.from_dict(data, rasters), LogProgress())
+    assert len(next((rasters / "out").glob(".spie/*/survey.jsonl")).read_text().splitlines()) == 3
+    assert sum(result.chips.values()) <= 3
