@@ -153,6 +153,10 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
             questions += processor.questions(chip.reflectance, legend, max_records=records)
             answers += answers_for(legend, chip, rng)
         text = processor.encode(questions, answers)
+        # The short answer is given at run time, never to be written: learnt as text, being the commonest of all, it is
+        # what greedy decoding writes whenever it is asked to explain.
+        given = set(processor.short_answers(legend))
+        text.labels[torch.tensor([answer in given for answer in answers])] = -100
     return StepBatch(reflectance, target, weight, gsd_m, hidden, text)
 
 

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from spex_core import answers
 from spex_core.answer_templates import ABSENT, AMOUNTS, COUNTS, NEIGHBOURS, OBJECTS, SINGLE, SPECTRA
 from spex_core.answers import check, corpus, describe, supported_share
+from spex_core.batches import Recipe, Stage, step_batch
 from spex_core.label_facts import CELLS, class_facts
 from spex_core.legend import Legend
+from spex_core.processing import SpexProcessor
 from spex_core.prompts import short_answer
 from spex_core.tokenizer import build_tokenizer
 
@@ -212,3 +214,29 @@ def test_answers_fit_the_token_budget_of_a_fresh_tokenizer(legend: Legend) -> No
     assert longest["brief"] <= 48
     assert longest["full"] <= 160
     assert answers.describe is describe
+
+
+def test_the_short_answer_conditions_masks_but_is_not_learnt_as_text(legend: Legend) -> None:
+    class Chips:
+        def __len__(self) -> int:
+            return 1
+
+        def chip(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            target = np.zeros((len(legend), 64, 64), np.float32)
+            target[0] = 1
+            return np.full((10, 64, 64), 0.1, np.float32), target, np.ones((64, 64), np.float32)
+
+    nouns = [entry.noun for entry in legend]
+    processor = SpexProcessor(build_tokenizer(corpus(nouns, np.random.default_rng(0), 5), 500))
+    recipe = Recipe((Chips(),), (1.0,), legend, processor, 0, 0.0, True)
+    written = Counter()
+    for step in range(8):
+        text = step_batch(recipe, Stage(8, 1, 32), step).text
+        assert text is not None
+        for ids, labels, answer in zip(text.suffix_ids, text.labels, text.answer_mask, strict=True):
+            assert answer.any()
+            said = processor.decode(ids[answer].tolist())
+            learnt = bool((labels != -100).any())
+            assert learnt == (not said.endswith("are outlined.")), said
+            written[learnt] += 1
+    assert min(written[True], written[False]) >= len(legend)
