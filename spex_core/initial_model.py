@@ -25,6 +25,8 @@ OTHER_NOUNS = (
 """Nouns of legends other than the default: the tokenizer learns them, the weights do not."""
 ASKED_CHIPS, MEASURED_CHIPS = 40, 200
 """Chips whose prompts the tokenizer learns from, and chips that the normalisation is measured on."""
+ANSWERED_MAPS = 300
+"""Random label maps whose answers the tokenizer learns from."""
 DRAFT_TOKENS = 300
 
 
@@ -99,4 +101,4 @@ def _prompts(chips: ChipSource, legend: Legend, processor: SpexProcessor, seed: 
         texts += processor.questions(chips.chip(index)[0], legend, max_records=3)
     nouns = [entry.noun for entry in legend]
     nouns += [noun for noun in OTHER_NOUNS if noun not in nouns]
-    return texts + corpus(nouns, np.random.default_rng(seed), 300)
+    return texts + corpus(nouns, np.random.default_rng(seed), ANSWERED_MAPS)
