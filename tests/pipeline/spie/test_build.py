@@ -351,3 +351,14 @@ def test_no_more_places_are_looked_at_than_allowed(rasters: Path) -> None:
     result = build(SpieConfig.from_dict(data, rasters), LogProgress())
     assert len(next((rasters / "out").glob(".spie/*/survey.jsonl")).read_text().splitlines()) == 3
     assert sum(result.chips.values()) <= 3
+
+
+def test_a_legend_may_have_a_class_zero(rasters: Path) -> None:
+    classes = [{"code": 0, "name": "Dry", "color": "#aaaaaa"}, {"code": 1, "name": "Water", "color": "#0000ff"}]
+    (rasters / "flood.yaml").write_text(yaml.safe_dump({"name": "flood", "nodata": 255, "classes": classes}))
+    data = local_settings(rasters, codes={1: 0, 2: 1}) | {"legend": "flood.yaml"}
+    result = build(SpieConfig.from_dict(data, rasters), LogProgress())
+    assert result.pixels == {"Dry": 2 * 96 * 48, "Water": 2 * 96 * 48}
+    chips = ShardedChips(rasters / "out")
+    total = sum(float(chips.chip(i)[2].sum()) for i in range(len(chips)))
+    assert total == 2 * 96 * 96
