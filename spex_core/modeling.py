@@ -31,6 +31,7 @@ from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.processing import SpexProcessor, TextBatch
+from spex_core.prompts import whole_sentences
 from spex_core.weight_files import lazy_weights
 
 Explain = Literal["none", "brief", "full"]
@@ -397,6 +398,7 @@ class SpexForLandCover(PreTrainedModel):
             position = position + 1
         rows_of_tokens = torch.stack(tokens, dim=1).tolist()
         written = [self.processor.decode([t for t in row if t not in rule.end_ids]) for row in rows_of_tokens]
+        written = [whole_sentences(said) if cut else said for said, cut in zip(written, going.tolist(), strict=True)]
         return torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written
 
     # -- checkpoints ------------------------------------------------------------------------------------------------

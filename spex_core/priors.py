@@ -217,7 +217,10 @@ def region_attributes(
             patch = reflectance[:, rows, columns][:, inside]
             indices = _means({name: spectral_index(name, patch, band_axis=-2) for name in RECORD_INDICES})
             bands = _means(dict(zip(SENTINEL2_BANDS, patch, strict=True)))
-        corners = _minimum_area_rectangle(np.stack([x, y], axis=1)) / (width, height)
+        # Only the first and last pixel of a row can be a corner of the hull.
+        first = np.flatnonzero(np.diff(y, prepend=-1.0))
+        ends = np.union1d(first, np.append(first[1:], len(y)) - 1)
+        corners = _minimum_area_rectangle(np.stack([x[ends], y[ends]], axis=1)) / (width, height)
         records.append(
             AttributeRecord(
                 size=next(word for bound, word in SIZE_WORDS if share < bound),

@@ -6,6 +6,7 @@ answers that describe labels exist for training only (:mod:`spex_core.answers`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from spex_core.indices import INDEX_LABELS
@@ -65,3 +66,9 @@ def question_text(
 def short_answer(noun: str) -> str:
     """The teacher-forced answer that conditions masks when nothing is to be explained."""
     return f"The {noun} regions are outlined."
+
+
+def whole_sentences(text: str) -> str:
+    """A text that was cut at its longest length, up to its last whole sentence; unchanged if it has none."""
+    ends = [match.end() for match in re.finditer(r"[.!?](?=\s|$)", text)]
+    return text[: ends[-1]] if ends else text

@@ -15,7 +15,7 @@ from spex_core.batches import Recipe, Stage, step_batch
 from spex_core.label_facts import CELLS, class_facts
 from spex_core.legend import Legend
 from spex_core.processing import SpexProcessor
-from spex_core.prompts import short_answer
+from spex_core.prompts import short_answer, whole_sentences
 from spex_core.tokenizer import build_tokenizer
 
 NOUNS = ("tree", "snow and ice", "water", "built-up")
@@ -136,6 +136,12 @@ def test_what_cannot_be_read_counts_as_unsupported() -> None:
         claims = check(f"{good} {text}", "water", square())
         assert [(c.kind, c.supported) for c in claims] == [("amount", True), ("unparsed", False)], text
         assert supported_share(claims) == 0.5
+
+
+def test_a_text_cut_at_its_limit_ends_with_its_last_whole_sentence() -> None:
+    said = "The water regions cover about 6 percent of this image. The largest is centred on 0.2, 0."
+    assert whole_sentences(said + "4 and so") == "The water regions cover about 6 percent of this image."
+    assert whole_sentences("The water regions cover") == "The water regions cover"
 
 
 def test_saying_a_thing_twice_earns_nothing_and_saying_nothing_is_no_share() -> None:

@@ -5,10 +5,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from spex_core.indices import SPECTRAL_INDICES, spectral_index
 from spex_core.legend import Legend
 from spex_core.priors import (
+    _minimum_area_rectangle,
     candidate_masks,
     index_margins,
     index_scores,
@@ -84,6 +86,18 @@ def test_records_carry_the_mean_indices_of_their_pixels(tiles: torch.Tensor) -> 
     mask[:, 50:] = True
     (record,) = region_attributes(mask, reflectance)
     assert record.indices["mndwi"] == pytest.approx(float(spectral_index("mndwi", reflectance)[mask].mean()), abs=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), density=st.floats(0.02, 0.9))
+@settings(max_examples=30, deadline=None)
+def test_the_box_of_an_object_is_that_of_all_its_pixels(seed: int, density: float) -> None:
+    mask = np.random.default_rng(seed).random((20, 32)) < density
+    labels, _ = ndimage.label(mask, structure=np.ones((3, 3)))
+    record = region_attributes(mask)[0]
+    largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
+    y, x = np.nonzero(labels == largest)
+    expected = _minimum_area_rectangle(np.stack([x, y], axis=1).astype(float)) / (32, 20)
+    np.testing.assert_allclose(record.box, expected, atol=1e-12)
 
 
 @given(seed=st.integers(0, 10_000), density=st.floats(0.0, 1.0))
