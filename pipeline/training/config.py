@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.simulation.held_out import FIRST_TRAINING_SEED
 from spex_core.batches import Kind
 from spex_core.training import TrainingConfig
 
@@ -39,8 +40,8 @@ class SimulatedSource(_Source):
 
     kind: Literal["simulated"]
     count: int = Field(ge=1)
-    first_seed: int = Field(default=10_000, ge=1000)
-    """Seeds below 1000 belong to demos and tests, those from 900,000 on to evaluations."""
+    first_seed: int = Field(default=FIRST_TRAINING_SEED, ge=FIRST_TRAINING_SEED)
+    """Seeds below 10,000 belong to demos, tests and held-out worlds, those from 900,000 on to evaluations."""
 
     @model_validator(mode="after")
     def _unseen(self) -> SimulatedSource:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pipeline.simulation
 from pipeline.atomic_files import write_json
 from pipeline.chip_folder import SCALE
-from pipeline.progress import Progress
+from pipeline.progress import LogProgress, Progress
 from spex_core.bands import BANDS
 
 CHIP_PX = 256
@@ -55,12 +55,13 @@ def simulator_fingerprint() -> str:
     return digest.hexdigest()[:8]
 
 
-def write_simulated(folder: Path, count: int, first_seed: int, progress: Progress) -> None:
+def write_simulated(folder: Path, count: int, first_seed: int, progress: Progress | None = None) -> None:
     """Writes a chip folder, or finishes one that was interrupted.
 
     Raises:
         OutputError: The folder cannot be written.
     """
+    progress = progress or LogProgress()
     state = folder / "made.json"
     made, seed = 0, first_seed
     if state.exists():

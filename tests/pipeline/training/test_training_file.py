@@ -103,7 +103,7 @@ def test_simulated_chips_are_made_once_and_go_on_where_they_stopped(
 ) -> None:
     monkeypatch.setattr(pipeline.training.simulated, "CHIP_PX", 64)
     monkeypatch.setattr(pipeline.training.simulated, "SAVE_EVERY", 1)
-    whole = ChipFolder(simulated_folder(tmp_path / "a", 3, 1000, LogProgress()), Legend.from_yaml())
+    whole = ChipFolder(simulated_folder(tmp_path / "a", 3, 10_000, LogProgress()), Legend.from_yaml())
 
     class Stopped(LogProgress):
         def advance(self, amount: int = 1) -> None:
@@ -111,15 +111,15 @@ def test_simulated_chips_are_made_once_and_go_on_where_they_stopped(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        simulated_folder(tmp_path / "b", 3, 1000, Stopped())
-    folder = simulated_folder(tmp_path / "b", 3, 1000, LogProgress())
+        simulated_folder(tmp_path / "b", 3, 10_000, Stopped())
+    folder = simulated_folder(tmp_path / "b", 3, 10_000, LogProgress())
     resumed = ChipFolder(folder, Legend.from_yaml())
     for index in range(3):
         for left, right in zip(whole.chip(index), resumed.chip(index), strict=True):
             assert np.array_equal(left, right)
     before = folder.stat().st_mtime_ns
     document = training_document(
-        sources=[{"name": "shore", "kind": "simulated", "count": 3, "first_seed": 1000}], cache="b"
+        sources=[{"name": "shore", "kind": "simulated", "count": 3, "first_seed": 10_000}], cache="b"
     )
     made = with_chips_made(TrainFile.from_dict(document, tmp_path), LogProgress())
     assert (made.sources[0].kind, made.sources[0].folder) == ("chips", folder)
