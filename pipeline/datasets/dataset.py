@@ -85,7 +85,14 @@ class Dataset:
             for metric in self.metrics
         )
 
-    def protocol_note(self, *, complete: bool) -> str:
-        """What the figures are, and what they are not."""
+    def protocol_note(self, *, complete: bool, asked: str) -> str:
+        """What the figures are, and what they are not.
+
+        Args:
+            complete: Whether all chips of the split were used.
+            asked: Name of the legend that the model was asked for.
+        """
         part = "" if complete else "Only a part of the split was used: these are no figures of the benchmark. "
+        if asked != self.legend.name:
+            part += f"The model was asked for legend {asked}, whose classes were matched with the data set's. "
         return f"{part}{self.note}".strip()

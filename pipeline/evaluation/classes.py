@@ -65,14 +65,15 @@ def channels_of(labels: Legend, asked: Legend, classes: Classes) -> Channels:
         classes: What is compared.
 
     Raises:
-        ConfigError: The labels are neither the compared classes nor those asked for.
+        ConfigError: The labels are neither those asked for, nor has any the name of a compared class.
     """
     if labels.names == classes.legend.names:
         return np.arange(len(labels), dtype=np.int16)
     if labels.codes == asked.codes and labels.names == asked.names:
         return classes.channel_of_asked
-    if set(labels.names) <= set(classes.legend.names):
-        return np.array([classes.legend.names.index(name) for name in labels.names], np.int16)
+    if set(labels.names) & set(classes.legend.names):
+        names = classes.legend.names
+        return np.array([names.index(name) if name in names else -1 for name in labels.names], np.int16)
     raise ConfigError(
         f"the labels are {', '.join(labels.names)}, but {', '.join(classes.legend.names)} are compared; say under "
         "'groups' which codes of the legend count as each class of the labels"

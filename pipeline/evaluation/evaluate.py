@@ -51,6 +51,7 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
     chips = EvaluationChips(config, sources, asked, classes)
     model = None if config.checkpoint == INDEX_RULES else load_model(config)
     forest, notes = _forest(config, asked, chips.allowed, progress)
+    notes += chips.left_out()
     rows = [row for row in config.rows if _possible(row, model, forest, len(chips), notes)]
     if not rows:
         raise ConfigError("no row can be measured: name a checkpoint, or 'index_rules' among the rows")
@@ -96,7 +97,7 @@ def evaluate(config: EvaluationConfig, progress: Progress) -> EvaluationResult:
         notes=tuple(notes),
         texts=None if texts is None else texts.quality,
         protocol=() if dataset is None else dataset.figures(measured.assessment, objects[0]),
-        protocol_note="" if dataset is None else dataset.protocol_note(complete=sources[0].complete),
+        protocol_note="" if dataset is None else dataset.protocol_note(complete=sources[0].complete, asked=asked.name),
         seconds=time.monotonic() - begun,
     )
 
@@ -177,6 +178,15 @@ class EvaluationChips:
             if image is not None:
                 return image
         return None
+
+    def left_out(self) -> list[str]:
+        """A note per source whose labels have classes that are not compared."""
+        notes = []
+        for source, channels in zip(self.sources, self._channels, strict=True):
+            names = [name for name, channel in zip(source.classes.names, channels, strict=True) if channel < 0]
+            if names:
+                notes.append(f"{source.name}: not compared: {', '.join(names)}")
+        return notes
 
     def reference(self, source: int, chip: LabelledChip) -> npt.NDArray[np.int16]:
         """Compared channel per pixel, ``[H, W]``; -1: not compared."""

@@ -23,12 +23,13 @@ _ENVELOPE_BYTES = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
 _AREAS = ("Polygon", "MultiPolygon")
 
 
-def read_polygons(path: Path, crs: Any) -> list[BaseGeometry]:
+def read_polygons(path: Path, crs: Any, *, may_be_empty: bool = False) -> list[BaseGeometry]:
     """Polygons of a file; points and lines are left out.
 
     Args:
         path: ``.gpkg`` (all its layers), ``.geojson`` or ``.json``.
         crs: Coordinate system of the answer, whatever pyproj takes.
+        may_be_empty: Whether a file without any polygon is no error (a chip without a building, say).
 
     Raises:
         ChipError: Unreadable, of another format, or without any polygon.
@@ -44,7 +45,7 @@ def read_polygons(path: Path, crs: Any) -> list[BaseGeometry]:
     except (OSError, ValueError, KeyError, TypeError, sqlite3.Error, shapely.errors.ShapelyError, ProjError) as error:
         raise ChipError(f"label polygons {path} cannot be read: {error}") from None
     polygons = [shape for shape in found if shape is not None and shape.geom_type in _AREAS and not shape.is_empty]
-    if not polygons:
+    if not polygons and not may_be_empty:
         raise ChipError(f"label polygons {path}: the file holds no polygon")
     return polygons
 
