@@ -1,14 +1,15 @@
 # make demo   a simulated Sentinel-2 archive, mapped end to end into demo/
 # make test   style, types and tests: what continuous integration runs
+# make checkpoint   the built-in model again, from a seed, into out/spex-s2-tiny/last; hours on a CPU, and resumable
 #
-# Both create .venv when it is missing and install again only when pyproject.toml or constraints.txt changed.
+# They create .venv when it is missing and install again only when pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint format wheel clean
+.PHONY: demo test checkpoint lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -16,6 +17,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+checkpoint: $(STAMP)
+	$(BIN)/spex train workflows/training/spex-s2-tiny.yaml $(if $(WORKERS),--workers $(WORKERS))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

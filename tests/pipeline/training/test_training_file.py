@@ -143,3 +143,12 @@ def test_a_fresh_model_is_measured_on_its_chips_and_reads_their_prompts(
     assert ids.max() < model.config.text.vocab_size
     again = initial_model(chips, legend, 3, vocabulary=500, config=small)
     assert all(value.equal(again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[3] / "workflows" / "training").glob("*.yaml")))
+def test_the_training_files_of_the_project_can_be_used_as_they_are(file: Path) -> None:
+    config = TrainFile.from_yaml(file)
+    kinds = [stage.kind for stage in config.stages]
+    assert kinds[0] == "pretrain" or config.model.init
+    assert kinds[-1] == "prompt"
+    assert all(source.optional for source in config.sources if source.kind != "simulated")
