@@ -22,16 +22,16 @@ import numpy as np
 import rasterio
 
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError, ShardError
-from pipeline.plan import Window
 from pipeline.progress import Progress
 from pipeline.spie import datacard
 from pipeline.spie.chip import chip_members, encode_reflectance
 from pipeline.spie.config import SpieConfig
-from pipeline.spie.sampling import Place, Split, sampling_order, split_cells, spread, without_leaks
+from pipeline.spie.sampling import Place, Split, sampling_order, split_cells, without_leaks
 from pipeline.spie.shards import INDEX_FILE, ChipIndex, ShardEntry, ShardWriter, read_index, write_index
-from pipeline.spie.sites import Site, lonlat_bounds
+from pipeline.spie.sites import lonlat_bounds
 from pipeline.spie.sources import local_pairs, open_sites
 from pipeline.spie.state import STATE_FOLDER, RecordLog, build_lock
+from pipeline.spie.survey import LATER, MAX_UNREADABLE, Spot, survey
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.legend import Legend
 
@@ -42,8 +42,6 @@ SOFTWARE = ("numpy", "scipy", "scikit-image", "rasterio", "spex-landcover")
 EXIT_INCOMPLETE = 3
 UNREADABLE = "unreadable"
 """Beginning of the reason of a chip that could not be read."""
-MAX_UNREADABLE = 10
-"""So many unreadable chips or labels in a row are no bad files but a source that is away: the build stops."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,6 @@ class BuildResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
         return {**asdict(self), "output": str(self.output)}
-
-
-@dataclass(frozen=True)
-class _Spot:
-    """A place, where it is read, and what is known of it."""
-
-    place: Place
-    site: Site
-    window: Window
 
 
 @dataclass(frozen=True)
@@ -122,7 +111,7 @@ def build(config: SpieConfig, progress: Progress) -> BuildResult:
         ):
             try:
                 # Labels that could not be read are tried again as long as no chip has been decided.
-                spots, unread = _survey(config, sites, survey_log, pool, progress, retry=not chip_log.records)
+                spots, unread = survey(config, sites, survey_log, pool, progress, retry=not chip_log.records)
                 builder = _Builder(config, legend, chip_log, pool, progress)
                 builder.run(spots)
             except BaseException:
@@ -186,58 +175,6 @@ def _result(output: Path, index: ChipIndex, card: Mapping[str, Any], *, reused: 
     )
 
 
-# --- survey ---------------------------------------------------------------------------------------------------------
-
-
-def _survey(
-    config: SpieConfig,
-    sites: list[Site],
-    log: RecordLog,
-    pool: ThreadPoolExecutor,
-    progress: Progress,
-    *,
-    retry: bool,
-) -> tuple[list[_Spot], list[str]]:
-    """Counts the classes of every place; also returns a message for each whose labels could not be read."""
-    spots: dict[str, _Spot] = {}
-    for site in sites:
-        for place, window in site.places():
-            spots.setdefault(place.key, _Spot(place, site, window))
-    if len(spots) > config.chips.max_places:
-        chosen = spread([spot.place for spot in spots.values()], config.seed, "survey")[: config.chips.max_places]
-        progress.say(f"{len(spots)} places, of which {len(chosen)} are looked at (chips.max_places)")
-        spots = {place.key: spots[place.key] for place in chosen}
-    known = {record["key"]: record for record in log.records if not (retry and "failed" in record)}
-    progress.start("labels", len(spots), "places", sum(key in known for key in spots))
-    missing = [spot for key, spot in spots.items() if key not in known]
-    in_a_row = 0
-    for spot, record in zip(missing, pool.map(_look, missing), strict=True):
-        in_a_row = in_a_row + 1 if "failed" in record else 0
-        if in_a_row == MAX_UNREADABLE:
-            raise ReadError(f"{in_a_row} label windows in a row cannot be read ({record['failed']}); {_LATER}")
-        log.append(record, durable=False)
-        known[spot.place.key] = record
-        progress.advance()
-    found = []
-    for key, spot in spots.items():
-        pixels = {int(code): int(count) for code, count in known[key].get("pixels", {}).items()}
-        place = Place(key, spot.place.cell, spot.place.bounds, spot.place.epsg, pixels)
-        found.append(_Spot(place, spot.site, spot.window))
-    return found, [f"{key}: {known[key]['failed']}" for key in spots if "failed" in known[key]]
-
-
-_LATER = "run the command again when the source answers: what is done is kept"
-
-
-def _look(spot: _Spot) -> dict[str, Any]:
-    try:
-        codes, _ = spot.site.read_labels(spot.window)
-    except ReadError as error:
-        return {"key": spot.place.key, "failed": str(error)}
-    values, counts = np.unique(codes[codes != spot.site.labels.unlabelled], return_counts=True)
-    return {"key": spot.place.key, "pixels": dict(zip(map(str, values), map(int, counts), strict=True))}
-
-
 # --- chips ----------------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +196,7 @@ class _Builder:
         for leftover in config.output.glob(".*.tar.partial"):
             leftover.unlink(missing_ok=True)
 
-    def run(self, spots: list[_Spot]) -> None:
+    def run(self, spots: list[Spot]) -> None:
         """Tries places until every stratum is full or used up.
 
         Raises:
@@ -296,7 +233,7 @@ class _Builder:
             )
 
     def _attempts(
-        self, order: Mapping[int, list[Place]], spots: Mapping[str, _Spot]
+        self, order: Mapping[int, list[Place]], spots: Mapping[str, Spot]
     ) -> Iterator[tuple[int, Place, Future[_Chip] | None]]:
         """Rounds in which every stratum that is not full tries one place; the chips of a round are read together."""
         queues = {stratum: deque(members) for stratum, members in order.items()}
@@ -316,7 +253,7 @@ class _Builder:
                 return
             yield from batch
 
-    def _make(self, stratum: int, spot: _Spot) -> _Chip:
+    def _make(self, stratum: int, spot: Spot) -> _Chip:
         """Reads one chip; runs in a thread."""
         config, place = self._config, spot.place
         try:
@@ -356,7 +293,7 @@ class _Builder:
         members = chip_members(place.key, stored, codes, imagery.observed, self._legend, facts, config.seed)
         return _Chip(facts=facts, members=members, unread=imagery.unread)
 
-    def _settle(self, stratum: int, place: Place, split: Split, spot: _Spot, job: Future[_Chip] | None) -> None:
+    def _settle(self, stratum: int, place: Place, split: Split, spot: Spot, job: Future[_Chip] | None) -> None:
         """Takes or leaves one chip, in the order of the sample."""
         verdict = self._verdicts.get(place.key)
         chip = job.result() if job is not None else None
@@ -390,7 +327,7 @@ class _Builder:
         if str(verdict.get("reason", "")).startswith(UNREADABLE):
             self._unreadable.append(verdict)
             if len(self._unreadable) == MAX_UNREADABLE:
-                raise ReadError(f"{MAX_UNREADABLE} chips in a row are {verdict['reason']}; {_LATER}")
+                raise ReadError(f"{MAX_UNREADABLE} chips in a row are {verdict['reason']}; {LATER}")
             return
         self._settle_unreadable()
         self._log.append(verdict, durable=False)
