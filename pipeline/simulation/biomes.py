@@ -43,7 +43,7 @@ class Biome:
     river_m: float = 60.0
     """Width of the main rivers."""
     quarries: float = 0.10
-    """Share of sites (one per 2.4 km square) with bare ground whatever the soil: quarry, landslip, building site."""
+    """Share of sites (one per 2.1 km square) with bare ground whatever the soil: quarry, landslip, building site."""
     beach: float = 0.0
     """Higher: more of the shores are sand or gravel."""
     aseasonal: float = 0.0

@@ -9,7 +9,7 @@ from pipeline.simulation.biomes import Biome, varied_biome
 from pipeline.simulation.landscape import PIXEL_M, Landscape
 from pipeline.simulation.noise import FloatArray, fractal_noise
 from pipeline.simulation.sensor import PAD_PX, native_bands, upsample_20m
-from pipeline.simulation.spectra import HAZE_SPECTRUM, add_haze, material_table
+from pipeline.simulation.spectra import HAZE_SPECTRUM, material_table
 from pipeline.simulation.surface import Light, surface_reflectance
 from spex_core.bands import BANDS
 
@@ -67,8 +67,11 @@ def simulate_chip(
         ground = surface_reflectance(cover, biome, materials, phase, light)
         natives = native_bands(ground, row0, col0, 2 * seed + visit)
         image = np.stack([a if band.gsd_m == 10 else upsample_20m(a) for a, band in zip(natives, BANDS, strict=True)])
-        image = (image + blend * (image.mean((1, 2), keepdims=True) - image)) * gain
-        return add_haze(image, air)
+        around = image[:, ::4, ::4].mean((1, 2))[:, None, None]
+        hazy = np.float32(air) * HAZE_SPECTRUM[:, None, None]
+        image *= gain * (np.float32(1.0) - blend) * (np.float32(1.0) - hazy)
+        image += gain * blend * around * (np.float32(1.0) - hazy) + hazy
+        return image
 
     image = acquire(0, season)
     if rng.uniform() < COMPOSITE_SHARE:

@@ -157,12 +157,13 @@ class Landscape:
         patch = np.where(farmed & ~hedge, parcels.key, patch)
 
         # Quarries, landslips and building sites: bare in the middle of anything.
-        geology = voronoi(f(16), x, y, 2400.0)
-        pit = np.where(unit(geology.key, 1) < b.quarries, 50.0 + 260.0 * unit(geology.key, 2) ** 2, -1.0)
-        code[pit * (1 + 0.4 * ragged) > geology.distance] = BARE
-        patch = np.where(code == BARE, geology.key, patch)
+        net = self._road_cells(x, y)
+        pit = np.where(unit(net.key, 11) < b.quarries, 50.0 + 260.0 * unit(net.key, 12) ** 2, -1.0)
+        code[pit * (1 + 0.4 * ragged) > net.distance] = BARE
+        strata = np.floor(np.float32(1.5) * broad + np.float32(0.3) * ragged).astype(np.int64)
+        patch = np.where(code == BARE, hash_of(f(16), province, strata), patch)
 
-        street, road, built, garden_patch = self._settlements(x, y, ragged, parcels, steep, alpine)
+        street, road, built, garden_patch = self._settlements(x, y, ragged, net, steep, alpine)
         code[built] = BUILT
         patch = np.where(built, garden_patch, patch)
 
@@ -243,12 +244,19 @@ class Landscape:
         rows = unit(hash_of(f(33), stripes, key)) * np.float32(2) - np.float32(1)
         return _Parcels(hash_of(f(34), column, cross.astype(np.int64)), key, width, edge, rows)
 
+    def _road_cells(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Cells:
+        """Large cells with bent borders, along which country roads run."""
+        f = self._field
+        bend_x = x + np.float64(90.0) * smooth_noise(f(44), x, y, 900.0)
+        bend_y = y + np.float64(90.0) * smooth_noise(f(45), x, y, 900.0)
+        return voronoi(f(46), bend_x, bend_y, 2100.0)
+
     def _settlements(
         self,
         x: npt.NDArray[np.float64],
         y: npt.NDArray[np.float64],
         ragged: FloatArray,
-        parcels: _Parcels,
+        net: Cells,
         steep: FloatArray,
         alpine: FloatArray,
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.bool_], npt.NDArray[np.uint32]]:
@@ -280,10 +288,7 @@ class Landscape:
         streets = urban & (np.minimum(lane, quarters.edge) < 5.5)
         park = urban & (unit(block, 6) < 0.05) & ~streets & (radius > 0)
 
-        # Country roads: borders of large cells, bent a little.
-        bend_x = x + np.float64(90.0) * smooth_noise(f(44), x, y, 900.0)
-        bend_y = y + np.float64(90.0) * smooth_noise(f(45), x, y, 900.0)
-        net = voronoi(f(46), bend_x, bend_y, 2100.0)
+        # Country roads: borders of large cells.
         roads = (net.edge < 9.0) & (steep < 1.6) & (alpine < 0.6) & (unit(hash_of(f(47), net.key)) < 0.15 + b.towns)
         built = (urban & ~park) | roads
         return streets | roads, roads, built, np.where(urban, block, net.key)

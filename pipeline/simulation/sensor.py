@@ -39,10 +39,10 @@ def native_bands(ground: FloatArray, row0: int, col0: int, noise_seed: int) -> l
     for index, band in enumerate(BANDS):
         image = ground[index]
         if band.gsd_m == 10:
-            sampled = ndimage.gaussian_filter(image, PSF_SIGMA_10M_PX, truncate=4.0)[pad:-pad, pad:-pad]
+            sampled = ndimage.gaussian_filter(image, PSF_SIGMA_10M_PX, truncate=3.0)[pad:-pad, pad:-pad]
             rows, cols = row0, col0
         else:
-            blurred = ndimage.gaussian_filter(image, PSF_SIGMA_20M_PX, truncate=4.0)[
+            blurred = ndimage.gaussian_filter(image, PSF_SIGMA_20M_PX, truncate=3.0)[
                 pad - 4 : 4 - pad, pad - 4 : 4 - pad
             ]
             blurred = (blurred[0::2] + blurred[1::2]) * np.float32(0.5)
