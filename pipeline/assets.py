@@ -7,7 +7,7 @@ all three serve Sentinel-2 Level-2A. Bands are chosen by asset key and never by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from pipeline.scene import SCL
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 
 READ_ASSETS: tuple[str, ...] = (*SENTINEL2_BANDS, SCL)
-"""What a scene must have: the ten bands and the scene classification."""
+"""What a scene must have by default: the ten bands and the scene classification."""
 
 NATIVE_GSD_M: dict[str, float] = {**{band.name: float(band.gsd_m) for band in BANDS}, SCL: 20.0}
 """Pixel size in the Sentinel-2 product, metres; used where an item does not say."""
@@ -66,11 +66,14 @@ ASSET_KEYS: dict[str, tuple[str, ...]] = {
 """Band name → asset keys, best first; compared without regard to case."""
 
 
-def find_assets(assets: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], tuple[str, ...]]:
+def find_assets(
+    assets: Mapping[str, Any], bands: Sequence[str] = SENTINEL2_BANDS
+) -> tuple[dict[str, tuple[str, Mapping[str, Any]]], tuple[str, ...]]:
     """Finds the raster of each band among an item's assets.
 
     Args:
         assets: The ``assets`` member of a STAC item.
+        bands: Sentinel-2 bands that are wanted, beside the scene classification.
 
     Returns:
         Band name → (asset key, asset), and the band names that are missing, in band order.
@@ -86,12 +89,13 @@ def find_assets(assets: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Mapping
         if len(names) == 1:
             by_band_name.setdefault(names[0].casefold(), (key, asset))
     found: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for name in READ_ASSETS:
+    wanted = (*bands, SCL)
+    for name in wanted:
         keyed = next((usable[k.casefold()] for k in ASSET_KEYS[name] if k.casefold() in usable), None)
         hit = keyed or by_band_name.get(name.casefold())
         if hit is not None:
             found[name] = hit
-    return found, tuple(name for name in READ_ASSETS if name not in found)
+    return found, tuple(name for name in wanted if name not in found)
 
 
 def band_names(asset: Mapping[str, Any]) -> list[str]:

@@ -39,7 +39,8 @@ class Classifier(Protocol):
         """Class scores of a batch.
 
         Args:
-            pixels: Surface reflectance, float32 ``[B, 10, H, W]``, finite.
+            pixels: Surface reflectance, float32 ``[B, 10, H, W]``, finite but for bands that the run does not read:
+                those are NaN throughout.
 
         Returns:
             float32 ``[B, K, H, W]``; sums to 1 over K.
@@ -125,17 +126,19 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
         tile: float32 ``[10, H, W]``; NaN where there is no measurement.
 
     Returns:
-        A copy with each NaN replaced by the mean of its band over the tile's valid pixels; None if some band has no
-        valid pixel at all (there is nothing to classify).
+        A copy with each NaN replaced by the mean of its band over the tile's valid pixels; None if there is nothing to
+        classify. A band without a single valid pixel, where others have some, is one that the run does not read
+        (``source.bands``): it stays NaN.
     """
     valid = np.isfinite(tile)
     counts = valid.sum(axis=(1, 2))
-    if not counts.all():
+    if not counts.any():
         return None
     if valid.all():
         return tile.copy()
     sums = np.where(valid, tile, 0).sum(axis=(1, 2), dtype=np.float64)
-    means = (sums / counts).astype(np.float32)
+    means = (sums / np.maximum(counts, 1)).astype(np.float32)
+    means[counts == 0] = np.nan
     return np.where(valid, tile, means[:, None, None])
 
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from spex_core.bands import SENTINEL2_BANDS
 
 Provider = Literal["earth-search", "planetary-computer", "cdse", "generic"]
 Explain = Literal["none", "brief", "full"]
@@ -31,6 +32,9 @@ class SourceConfig(_Section):
     """STAC API root, or the path/URL of a static ``catalog.json``; default: the provider's public API."""
     collection: str | None = None
     """Collection id; default: the provider's Sentinel-2 L2A collection."""
+    bands: tuple[str, ...] = SENTINEL2_BANDS
+    """Sentinel-2 bands that are read: fewer than the ten for collections that hold fewer (RGB and near infrared, say),
+    with a checkpoint trained for missing bands."""
     max_cloud_cover: float = Field(default=80.0, ge=0, le=100)
     """Percent (``eo:cloud_cover``); checked again on the client."""
     max_scenes: int = Field(default=2000, ge=1)
@@ -39,6 +43,16 @@ class SourceConfig(_Section):
     """Asset hrefs of any other scheme are refused."""
     allowed_roots: tuple[str, ...] = ()
     """If given, asset hrefs must start with one of these (URL prefixes or folders)."""
+
+    @field_validator("bands")
+    @classmethod
+    def _known_bands(cls, bands: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = [name for name in bands if name not in SENTINEL2_BANDS]
+        if unknown:
+            raise ValueError(f"no band of Sentinel-2: {', '.join(unknown)}; there are {' '.join(SENTINEL2_BANDS)}")
+        if len(set(bands)) < 3:
+            raise ValueError("a map needs three different bands or more")
+        return tuple(name for name in SENTINEL2_BANDS if name in bands)
 
 
 class CompositeConfig(_Section):

@@ -17,7 +17,7 @@ from pipeline.grid import unproject, window_bounds
 from pipeline.plan import MapPlan, Window, ZonePlan
 from pipeline.region import Region
 from pipeline.scene import Scene
-from spex_core.bands import BANDS
+from spex_core.bands import BANDS, SENTINEL2_BANDS
 
 EQUAL_AREA_EPSG = 6933
 """WGS 84 / NSIDC EASE-Grid 2.0 Global (cylindrical equal-area): shares of area over any extent."""
@@ -164,10 +164,10 @@ def _to_equal_area() -> Transformer:
 # --- costs --------------------------------------------------------------------------------------------------------
 
 
-def bytes_per_pixel(resolution_m: float) -> float:
-    """Decoded bytes of the ten uint16 bands and the uint8 SCL, at native resolution, under one output pixel."""
-    bands = sum(2.0 * (resolution_m / band.gsd_m) ** 2 for band in BANDS)
-    return bands + (resolution_m / 20.0) ** 2
+def bytes_per_pixel(resolution_m: float, bands: Sequence[str] = SENTINEL2_BANDS) -> float:
+    """Decoded bytes of uint16 bands and the uint8 SCL, at native resolution, under one output pixel."""
+    read = sum(2.0 * (resolution_m / band.gsd_m) ** 2 for band in BANDS if band.name in bands)
+    return read + (resolution_m / 20.0) ** 2
 
 
 def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> int:
@@ -175,7 +175,7 @@ def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> i
     counts = _scenes_per_window(windows, zone, scenes)
     read = np.minimum(counts, config.composite.max_observations)
     pixels = np.array([window.height * window.width for window in windows], dtype=np.float64)
-    return round(float((pixels * read).sum()) * bytes_per_pixel(zone.grid.resolution_m))
+    return round(float((pixels * read).sum()) * bytes_per_pixel(zone.grid.resolution_m, config.source.bands))
 
 
 def _scenes_per_window(windows: Sequence[Window], zone: ZonePlan, scenes: Iterable[Scene]) -> np.ndarray:

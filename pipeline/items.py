@@ -24,7 +24,7 @@ from pipeline.config import Provider, SourceConfig
 from pipeline.errors import SceneError
 from pipeline.radiometry import calibrate
 from pipeline.region import polygonal
-from pipeline.scene import Scene, SceneAsset
+from pipeline.scene import SCL, Scene, SceneAsset
 
 MAX_ID_CHARS = 256
 
@@ -52,9 +52,10 @@ def normalise_item(
     source = source or SourceConfig.model_validate({})
     identifier = item_id(item)
     item_properties(item)
-    found, missing = find_assets(_mapping(item, "assets"))
+    found, missing = find_assets(_mapping(item, "assets"), source.bands)
     if missing:
-        raise SceneError(f"{identifier}: no asset for {', '.join(missing)}")
+        mend = "" if SCL in missing else "; source.bands names the bands to read, if the collection has fewer than ten"
+        raise SceneError(f"{identifier}: no asset for {', '.join(missing)}{mend}")
     calibrations, radiometry = calibrate(provider, item, {name: asset for name, (_, asset) in found.items()})
     epsg = item_epsg(item, [asset for _, asset in found.values()])
     self_href = link_href(item, "self")

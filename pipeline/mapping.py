@@ -67,7 +67,7 @@ def prepare(config: RunConfig) -> Prepared:
     """
     legend = Legend.from_yaml(config.legend)
     device_for(config.model, config.compute.gpus_per_actor)
-    check_model(config.model)
+    check_model(config.model, config.source.bands)
     fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions
     region = read_region(

@@ -5,12 +5,14 @@ Pure functions without torch, because the plan needs their answers for the run's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.config import ModelConfig
 from pipeline.errors import ConfigError
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import check_checkpoint, resolve_checkpoint
+from spex_core.errors import CheckpointError
 
 INDEX_RULES = "index-rules"
 """Checkpoint name of the built-in baseline: the legend's index rules, no network, no weights."""
@@ -62,12 +64,17 @@ def compiles(config: ModelConfig, kind: Kind, tiles: int) -> bool:
     return config.compile == "on"
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, bands: Sequence[str] = SENTINEL2_BANDS) -> None:
     """Refuses a checkpoint that the run could not use, before any pixel is read.
 
+    Args:
+        config: The run file's section.
+        bands: What the run reads (``source.bands``).
+
     Raises:
-        CheckpointError: No such checkpoint, not a SPEX one, without a processor, or made for other bands than the ten
-            that a run reads.
+        CheckpointError: No such checkpoint, not a SPEX one, without a processor, or made for other bands.
     """
     if config.checkpoint != INDEX_RULES:
-        check_checkpoint(resolve_checkpoint(config.checkpoint), SENTINEL2_BANDS)
+        check_checkpoint(resolve_checkpoint(config.checkpoint), bands)
+    elif len(bands) < len(SENTINEL2_BANDS):
+        raise CheckpointError(f"{INDEX_RULES} needs the ten bands, but source.bands names {' '.join(bands)}")

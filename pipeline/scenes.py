@@ -39,7 +39,8 @@ class Composite:
     """One image of a window."""
 
     reflectance: _Float
-    """float32 [10, h, w], band order of ``SENTINEL2_BANDS``; NaN in all bands where nothing was observed."""
+    """float32 [10, h, w], band order of ``SENTINEL2_BANDS``; NaN in all bands where nothing was observed, and
+    everywhere in bands that the scenes were not asked for (``source.bands``)."""
     valid_count: npt.NDArray[np.uint8]
     """uint8 [h, w]: acquisitions that went into the pixel (for ``least-cloudy-first``: 0 or 1)."""
     problems: tuple[str, ...]
@@ -167,7 +168,7 @@ def _median_of(reader: WindowReader, uses: Sequence[_Use]) -> tuple[_Float, npt.
         return reflectance, count
     layers = _layers(uses)
     stack = np.empty((max(layers) + 1, *reader.shape), np.float32)
-    for index, name in enumerate(SENTINEL2_BANDS):
+    for index, name in _bands(uses[0].scene):
         stack.fill(np.nan)
         for first in range(0, len(uses), SCENES_PER_LOAD):
             group = slice(first, first + SCENES_PER_LOAD)
@@ -181,6 +182,11 @@ def _median_of(reader: WindowReader, uses: Sequence[_Use]) -> tuple[_Float, npt.
         np.minimum(count, observed, out=count)
     reflectance[:, count == 0] = np.nan
     return reflectance, count
+
+
+def _bands(scene: Scene) -> list[tuple[int, str]]:
+    """Position in ``SENTINEL2_BANDS`` and name of the bands that are read: the same for all scenes of a run."""
+    return [(index, name) for index, name in enumerate(SENTINEL2_BANDS) if name in scene.assets]
 
 
 def _layers(uses: Sequence[_Use]) -> list[int]:
@@ -229,10 +235,12 @@ def _least_cloudy_first(
         use = masks[1] & ~filled
         if not use.any():
             continue
-        values = reader.bands([scene], SENTINEL2_BANDS)
+        positions, names = zip(*_bands(scene), strict=True)
+        values = reader.bands([scene], names)
         if values is not None:
             use &= np.isfinite(values[0]).all(axis=0)
-            np.copyto(reflectance, values[0], where=use)
+            for position, image in zip(positions, values[0], strict=True):
+                np.copyto(reflectance[position], image, where=use)
             filled |= use
             reader.used.add(scene.id)
     return reflectance, filled.astype(np.uint8)

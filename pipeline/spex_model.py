@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pipeline.config import ModelConfig
 from pipeline.model_settings import Kind, compiles, precision_for
+from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
@@ -112,8 +113,10 @@ class SpexModel:
         torch = self._torch
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
             # Given on the host: the questions are computed there, and the model moves the pixels itself.
-            batch = torch.from_numpy(np.ascontiguousarray(pixels))
-            prediction = self._model.predict(batch, self._legend, explain=self._config.explain)
+            read = ~np.isnan(pixels[0, :, 0, 0])
+            bands = None if read.all() else [name for name, there in zip(SENTINEL2_BANDS, read, strict=True) if there]
+            batch = torch.from_numpy(np.ascontiguousarray(pixels if bands is None else pixels[:, read]))
+            prediction = self._model.predict(batch, self._legend, explain=self._config.explain, bands=bands)
             scores: Tensor = prediction.scores
             return scores.float()
 

@@ -15,7 +15,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ModelConfig, RunConfig
+from pipeline.config import RunConfig
 from pipeline.errors import ClusterError
 from pipeline.model_settings import check_model
 
@@ -61,7 +61,7 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
         CheckpointError: The run's model cannot take what it would be given.
         ClusterError: No Jobs API answers there, it refuses the job, or contact is lost for long.
     """
-    _check_model(config.model)
+    _check_model(config)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
@@ -84,10 +84,11 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
     return _exit_code(client, job_id)
 
 
-def _check_model(model: ModelConfig) -> None:
-    if "/" in model.checkpoint and not Path(model.checkpoint).exists():
+def _check_model(config: RunConfig) -> None:
+    checkpoint = config.model.checkpoint
+    if "/" in checkpoint and not Path(checkpoint).exists():
         return  # a folder that only the cluster sees: the run there looks at it first
-    check_model(model)
+    check_model(config.model, config.source.bands)
 
 
 def _follow(client: Any, job_id: str) -> None:

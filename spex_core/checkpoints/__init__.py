@@ -72,7 +72,13 @@ def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
         )
     own = config.get("bands", SENTINEL2_BANDS)  # what equals the default need not be written
     own = [str(name) for name in own] if isinstance(own, list | tuple) else [str(own)]
-    if own != list(bands):
+    some = set(bands) < set(own)
+    if some and not config.get("band_encoding", False):
+        raise CheckpointError(
+            f"checkpoint {folder} needs all of its bands ({' '.join(own)}), but the run reads {' '.join(bands)}; give "
+            "model.checkpoint one that was trained with band_encoding"
+        )
+    if own != list(bands) and not some:
         raise CheckpointError(
             f"checkpoint {folder} takes {len(own)} bands ({' '.join(own[:16])}), but the run reads {len(bands)} "
             f"({' '.join(bands)}); give model.checkpoint one that was trained for these"

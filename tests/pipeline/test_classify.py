@@ -84,11 +84,19 @@ def test_a_whole_tile_is_copied_because_models_may_write_into_their_input() -> N
     assert not np.shares_memory(filled, tile)
 
 
-@pytest.mark.parametrize("bands", [slice(None), slice(3, 4)])
-def test_a_tile_without_any_pixel_of_a_band_is_nothing_to_classify(bands: slice) -> None:
+def test_a_tile_without_any_pixel_is_nothing_to_classify() -> None:
+    assert fill_invalid(np.full_like(tiles(0.5)[0], np.nan)) is None
+
+
+def test_bands_that_a_run_does_not_read_stay_missing_and_the_others_are_filled() -> None:
     tile = tiles(0.5)[0]
-    tile[bands] = np.nan
-    assert fill_invalid(tile) is None
+    tile[[3, 8]] = np.nan
+    tile[:, 0, 0] = np.nan
+    filled = fill_invalid(tile)
+    assert filled is not None
+    missing = np.isnan(filled)
+    assert missing[[3, 8]].all()
+    assert not np.delete(missing, [3, 8], axis=0).any()
 
 
 def test_tiles_keep_their_order_and_batches_their_size() -> None:

@@ -82,6 +82,15 @@ def test_a_checkpoint_that_does_not_fit_is_named_with_the_mend(
         check_model(checkpoint(tmp_path, **config))
 
 
+def test_fewer_bands_need_a_model_that_was_trained_for_them(tmp_path: Path) -> None:
+    few = ("B02", "B03", "B04", "B08")
+    check_model(checkpoint(tmp_path / "any", band_encoding=True), few)
+    with pytest.raises(CheckpointError, match=r"needs all of its bands.*reads B02 B03 B04 B08.*band_encoding"):
+        check_model(checkpoint(tmp_path / "ten"), few)
+    with pytest.raises(CheckpointError, match="index-rules needs the ten bands"):
+        check_model(ModelConfig(checkpoint=INDEX_RULES), few)
+
+
 @pytest.mark.parametrize("text", ["", "[1]", "\xff", '{"model_type": ["spex"]}'])
 def test_a_damaged_configuration_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pyproj import Transformer
 
 import pipeline.asset_reader as asset_reader
-from pipeline.config import CompositeConfig
+from pipeline.config import CompositeConfig, SourceConfig
+from pipeline.errors import SceneError
 from pipeline.items import normalise_item
 from pipeline.plan import Window, ZoneGrid
 from pipeline.raster_stack import lazy_stack, load
@@ -86,6 +87,22 @@ def test_channels_stand_in_band_order(make: Callable[..., Scene]) -> None:
     dn = {name: 2000 + 100 * i for i, name in enumerate(SENTINEL2_BANDS)}
     out = read([make(1, dn=dn)])
     np.testing.assert_allclose(out.reflectance[:, 5, 7], 0.1 + 0.01 * np.arange(10), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["median", "least-cloudy-first"])
+def test_a_run_may_read_fewer_bands(tmp_path: Path, method: str) -> None:
+    item = write_scene(tmp_path, "S2A_FEW", dn={"B02": 2100, "B04": 2200, "B08": 2300})
+    for name in ("B03", "B05", "B06", "B07", "B8A", "B11", "B12"):
+        del item["assets"][name]
+    few = SourceConfig.model_validate({"bands": ["B08", "B02", "B04"]})  # any order: the scene's is the table's
+    scene = normalise_item(item, "planetary-computer", source=few)
+    out = read([scene], method=method)
+    present = [0, 2, 6]
+    np.testing.assert_allclose(out.reflectance[present, 5, 7], [0.11, 0.12, 0.13], atol=1e-6)
+    assert np.isnan(np.delete(out.reflectance, present, axis=0)).all()
+    assert (out.valid_count == 1).all()
+    with pytest.raises(SceneError, match=r"no asset for B03, .*source\.bands"):
+        normalise_item(item, "planetary-computer")
 
 
 def test_a_window_may_hang_over_grid_and_granule(make: Callable[..., Scene]) -> None:
