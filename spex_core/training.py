@@ -78,8 +78,8 @@ class Worker:
     device: str = "cpu"
     loaders: int = 0
     """Processes that make batches ahead; 0: the worker makes them itself."""
-    bf16: bool = True
-    """Whether CUDA devices compute in bfloat16 (autocast); weights, losses and optimiser stay in float32."""
+    bf16: bool = False
+    """Whether the forward pass computes in bfloat16 (autocast); weights, losses and optimiser stay in float32."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ class _Loop:
     def _update(self, module: nn.Module, stage: Stage, batch: StepBatch, step: int) -> dict[str, float]:
         """One optimiser step; returns the losses of the whole batch."""
         self._model.train()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._in_bfloat16()):
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._worker.bf16):
             sums = self._loss_sums(module, stage, batch)
         names = sorted(sums)
         totals = torch.stack([part.detach().float() for name in names for part in sums[name]])
@@ -336,9 +336,6 @@ class _Loop:
     def _weights(self) -> Iterator[nn.Parameter]:
         yield from self._model.parameters()
         yield from self._head.parameters()
-
-    def _in_bfloat16(self) -> bool:
-        return self._worker.bf16 and self._device.type == "cuda"
 
     def _identity(self) -> str:
         """What must be the same for a training to be resumed."""

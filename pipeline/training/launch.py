@@ -30,6 +30,14 @@ from spex_core.training_state import METRICS, saved_step
 
 POLL_S = 0.5
 
+RAY_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # A busy laptop needs more than Ray's 60 s to import torch in every worker, and would begin again and again.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+}
+"""Environment of Ray Train; what the user has set stays."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -97,8 +105,9 @@ def train(file: TrainFile, progress: Progress) -> TrainResult:
 
 
 def _trainer() -> Any:
-    # Before the import: Ray reads it when it is loaded. This product sends no telemetry.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Before the import: Ray reads them when it is loaded. This product sends no telemetry.
+    for name, value in RAY_SETTINGS.items():
+        os.environ.setdefault(name, value)
     try:
         from ray.train.torch import TorchTrainer
     except ImportError as error:
@@ -179,12 +188,14 @@ def _fit(trainer_class: Any, file: TrainFile, progress: Progress) -> None:
                 if alone:
                     raise
                 raise ClusterError(f"the training failed: {plain_error(error)}") from error
-            raise _first_cause(failures) from error
+            raise first_cause(failures) from error
 
 
-def _first_cause(failures: dict[int, Exception]) -> Exception:
+def first_cause(failures: dict[int, Exception]) -> Exception:
     """A worker's own error, if there is one: the others fail because it is gone."""
-    found = [plain_error(failures[rank]) for rank in sorted(failures)]
+    # Ray Train wraps what a worker raised in an error of its own.
+    raised = [getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures)]
+    found = [error if isinstance(error, SpexError) else plain_error(error) for error in raised]
     own = [error for error in found if type(error) is not SpexError]
     return own[0] if own else ClusterError(f"workers of the training failed: {found[0]}")
 

@@ -61,7 +61,8 @@ def run_worker(document: Mapping[str, Any]) -> None:
     legend = Legend.from_yaml(file.legend)
     chips = open_sources(file, legend)
     model = SpexForLandCover.from_pretrained(initial_folder(file))
-    worker = Worker(rank, count, device, file.compute.loaders, file.compute.bf16)
+    bf16 = file.compute.bf16 and device.startswith("cuda")
+    worker = Worker(rank, count, device, file.compute.loaders, bf16)
     with _Events(file.output / "training" / "tensorboard", rank == 0) as events:
         train(
             model,

@@ -14,7 +14,7 @@ from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
 from spex_core.losses import dice_loss, mask_loss_sums, mask_losses
 from spex_core.modeling import SpexForLandCover
-from spex_core.training import Stage, TrainingConfig, pixel_hits, spans, train
+from spex_core.training import Stage, TrainingConfig, Worker, pixel_hits, spans, train
 from tests.spex_core.conftest import build_tiny_model
 
 CONFIG = TrainingConfig(
@@ -108,6 +108,18 @@ def test_exported_checkpoints_load_and_the_best_is_the_best_validated(
     hits, count = pixel_hits(best, chips, [0], legend)
     best_seen = max(row["validation_accuracy"] for row in curve(tmp_path) if "validation_accuracy" in row)
     assert hits / count == pytest.approx(best_seen, abs=0.02)  # rounded to half precision
+
+
+def test_bfloat16_moves_losses_by_less_than_a_percent(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
+    stages = tuple(dataclasses.replace(stage, steps=1) for stage in CONFIG.stages)
+    config = dataclasses.replace(CONFIG, stages=stages)
+    for bf16 in (False, True):
+        chips = TwoHalves(tiles, legend)
+        worker = Worker(bf16=bf16)
+        train(build_tiny_model(legend), [(chips, 1.0)], legend, config, tmp_path / str(bf16), worker=worker)
+    exact, rounded = (curve(tmp_path / name) for name in ("False", "True"))
+    assert [row["total"] for row in rounded] == pytest.approx([row["total"] for row in exact], rel=0.01)
+    assert rounded != exact
 
 
 def test_a_stage_that_restarts_has_a_schedule_of_its_own() -> None:

@@ -14,10 +14,11 @@ import torch
 import yaml
 
 from pipeline.cluster import Cluster
-from pipeline.errors import ChipError, ConfigError
+from pipeline.errors import ChipError, ClusterError, ConfigError
 from pipeline.progress import LogProgress
 from pipeline.training import train
-from spex_core.errors import CheckpointError
+from pipeline.training.launch import first_cause
+from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.modeling import SpexForLandCover
 from tests.pipeline.training.conftest import training_document, training_file
 
@@ -87,13 +88,13 @@ def test_two_workers_over_ray_train_as_one_does(workplace: Path, finished: Path,
             assert other[name] == pytest.approx(row[name], rel=1e-3), (row["step"], name)
 
 
-@pytest.mark.ray
-def test_an_error_of_a_worker_over_ray_is_told_as_it_was_raised(workplace: Path, local_ray: Cluster) -> None:
-    compute = {"workers": 2, "attempts": 1}
-    stages = [{"kind": "prompt", "steps": 1, "batch": 2, "crop_px": 96}]
-    with pytest.raises(Exception, match="smaller than crop_px 96") as caught:
-        train(training_file(workplace, output="failing", stages=stages, compute=compute), LogProgress())
-    assert type(caught.value).__name__ == "ModelInputError"
+def test_the_error_that_a_worker_raised_is_told_not_that_others_lost_it() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
+
+    lost = UserExceptionWithTraceback(RuntimeError("connection closed by peer"), "Traceback ...")
+    own = UserExceptionWithTraceback(ModelInputError("chip 3 is smaller than crop_px"), "Traceback ...")
+    assert str(first_cause({0: lost, 1: own})) == "chip 3 is smaller than crop_px"
+    assert isinstance(first_cause({0: lost}), ClusterError)
 
 
 def test_what_is_missing_is_told_before_anything_starts(workplace: Path) -> None:
