@@ -157,6 +157,9 @@ def status(
 def evaluate(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Evaluation file (YAML); see workflows/examples.")],
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the figures to a JSON file.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Another checkpoint than the file's: built-in name or folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measures a checkpoint against labels, beside index rules, a random forest, and the model without true attributes.
@@ -169,6 +172,8 @@ def evaluate(
     from pipeline.evaluation.screen import show_evaluation
 
     config = EvaluationConfig.from_yaml(file)
+    if checkpoint is not None:
+        config = config.model_copy(update={"checkpoint": checkpoint})
     with _progress(as_json) as progress:
         result = run_evaluation(config, progress)
     show_evaluation(result, _console())

@@ -78,6 +78,10 @@ class RasterConfig(_Section):
     """Any raster that GDAL reads."""
     image_bands: tuple[str, ...] = SENTINEL2_BANDS
     """Sentinel-2 band that each band of the file stands for, in the file's order."""
+    sensor: Literal["sentinel-2", "landsat"] = "sentinel-2"
+    """Whose band centres and pixel sizes the model is told; ``image_bands`` keep the names of Sentinel-2."""
+    gsd_m: float | None = Field(default=None, gt=0)
+    """Pixel size on the ground, metres, where the image was resampled to a coarser grid than the sensor's own."""
     scale: float = Field(default=1e-4, gt=0)
     """Reflectance is value * scale + offset."""
     offset: float = 0.0
@@ -169,6 +173,14 @@ class EvaluationConfig(_Section):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     seed: int = Field(default=0, ge=0)
 
+    @model_validator(mode="after")
+    def _unseen(self) -> EvaluationConfig:
+        for source in self.sources:
+            for other in self.training:
+                if _overlap(source, other):
+                    raise ValueError("a chip under 'sources' is also under 'training'; measure on chips of their own")
+        return self
+
     @field_validator("bands")
     @classmethod
     def _known_bands(cls, bands: tuple[str, ...] | str) -> tuple[str, ...]:
@@ -240,6 +252,27 @@ class EvaluationConfig(_Section):
                 "training": tuple(_anchored(source, base) for source in self.training),
             }
         )
+
+
+def _overlap(one: SourceConfig, other: SourceConfig) -> bool:
+    """Whether two sources share chips, as far as their settings tell."""
+    if one.simulated is not None and other.simulated is not None:
+        ranges = [_seeds(source.simulated) for source in (one, other) if source.simulated is not None]
+    elif one.chips is not None and other.chips is not None and one.chips.folder == other.chips.folder:
+        ranges = [
+            [range(chips.first, 1 << 62 if chips.count is None else chips.first + chips.count)]
+            for chips in (one.chips, other.chips)
+        ]
+    else:
+        return False
+    return any(a.start < b.stop and b.start < a.stop for a in ranges[0] for b in ranges[1])
+
+
+def _seeds(config: SimulatedConfig) -> list[range]:
+    if config.worlds == "held-out":
+        return []  # their seeds belong to nobody else
+    starts = [world.seed for world in config.worlds] or [config.first_seed]
+    return [range(start, start + config.chips) for start in starts]
 
 
 def _anchored(source: SourceConfig, base: Path) -> SourceConfig:

@@ -23,20 +23,23 @@ _ENVELOPE_BYTES = {0: 0, 1: 32, 2: 48, 3: 48, 4: 64}
 _AREAS = ("Polygon", "MultiPolygon")
 
 
-def read_polygons(path: Path, crs: Any, *, may_be_empty: bool = False) -> list[BaseGeometry]:
+def read_polygons(
+    path: Path, crs: Any, *, may_be_empty: bool = False, where: tuple[str, str] | None = None
+) -> list[BaseGeometry]:
     """Polygons of a file; points and lines are left out.
 
     Args:
         path: ``.gpkg`` (all its layers), ``.geojson`` or ``.json``.
         crs: Coordinate system of the answer, whatever pyproj takes.
         may_be_empty: Whether a file without any polygon is no error (a chip without a building, say).
+        where: Column and value that features of a GeoPackage must have.
 
     Raises:
         ChipError: Unreadable, of another format, or without any polygon.
     """
     try:
         if path.suffix.lower() == ".gpkg":
-            layers = _geopackage(path)
+            layers = _geopackage(path, where)
         elif path.suffix.lower() in (".geojson", ".json"):
             layers = [_geojson(path)]
         else:
@@ -59,7 +62,7 @@ def _geojson(path: Path) -> tuple[CRS, list[BaseGeometry]]:
     return CRS.from_user_input(name), shapes
 
 
-def _geopackage(path: Path) -> list[tuple[CRS, list[BaseGeometry]]]:
+def _geopackage(path: Path, where: tuple[str, str] | None) -> list[tuple[CRS, list[BaseGeometry]]]:
     layers = []
     with closing(sqlite3.connect(f"file:{quote(str(path.resolve()))}?mode=ro", uri=True)) as database:
         tables = database.execute(
@@ -68,7 +71,10 @@ def _geopackage(path: Path) -> list[tuple[CRS, list[BaseGeometry]]]:
         ).fetchall()
         for table, column, organization, code, definition in tables:
             quoted = [name.replace('"', '""') for name in (column, table)]
-            rows = database.execute('SELECT "{}" FROM "{}"'.format(*quoted)).fetchall()
+            query, values = 'SELECT "{}" FROM "{}"'.format(*quoted), ()
+            if where is not None:
+                query, values = f"""{query} WHERE "{where[0].replace('"', '""')}" = ?""", (where[1],)
+            rows = database.execute(query, values).fetchall()
             system = CRS.from_user_input(f"EPSG:{code}" if organization.upper() == "EPSG" else definition)
             layers.append((system, [_geometry(blob) for (blob,) in rows if blob]))
     return layers

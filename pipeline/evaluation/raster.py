@@ -18,7 +18,7 @@ from pipeline.errors import ChipError, ConfigError
 from pipeline.evaluation.config import RasterConfig
 from pipeline.evaluation.polygons import read_polygons
 from pipeline.evaluation.sources import LabelledChip, Source
-from spex_core.bands import BAND_INDEX, BANDS
+from spex_core.bands import BAND_INDEX, BANDS, LANDSAT_BANDS, band_slots
 from spex_core.legend import Legend
 
 Channels = npt.NDArray[np.int16]
@@ -87,7 +87,12 @@ def open_raster(config: RasterConfig, asked: Legend, classes: Legend) -> Source:
         raise ChipError(f"{config.image} or its labels cannot be read: {error}") from None
     if not (labels >= 0).any():
         raise ChipError(f"none of the labels lies on {config.image}: is its coordinate system right?")
-    return Source(config.image.name, _RasterChips(config, labels), legend)
+    sensor = BANDS
+    if config.sensor == "landsat":
+        slots, bands = band_slots(LANDSAT_BANDS)
+        own = {slot: replace(band, name=BANDS[slot].name) for slot, band in zip(slots, bands, strict=True)}
+        sensor = tuple(own.get(slot, band) for slot, band in enumerate(BANDS))
+    return Source(config.image.name, _RasterChips(config, labels), legend, sensor, config.gsd_m)
 
 
 class _RasterChips:

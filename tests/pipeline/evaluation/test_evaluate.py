@@ -90,8 +90,13 @@ def test_attributes_change_the_prompts_of_their_row_only(model: SpexForLandCover
 
 
 def test_a_subset_of_bands_is_all_that_any_row_sees(checkpoint: Path) -> None:
-    training = {"simulated": {"chips": 2, "size_px": 64, "first_seed": 10_000}}
-    settings = {"checkpoint": str(checkpoint), "training": [training], "forest": {"trees": 3, "pixels_per_class": 30}}
+    small = {"chips": 2, "size_px": 32}
+    settings = {
+        "checkpoint": str(checkpoint),
+        "sources": [{"simulated": small}],
+        "training": [{"simulated": {**small, "first_seed": 10_000}}],
+        "forest": {"trees": 3, "pixels_per_class": 30},
+    }
     ten, four = measured(**settings), measured(**settings, bands="rgb-nir")
     for row in ten.rows:
         assert (ten.rows[row].assessment.confusion != four.rows[row].assessment.confusion).any(), row
@@ -183,6 +188,7 @@ def test_held_out_worlds_have_no_seed_of_training() -> None:
         ({"groups": {"a": [10], "b": [10]}}, "two groups"),
         ({"sources": [{"chips": {"folder": "missing"}}]}, "missing/reflectance.npy"),
         ({"groups": {"water": [99]}}, "99"),
+        ({"training": [{"simulated": {"first_seed": 899_990, "chips": 11}}]}, "also under 'training'"),
     ],
 )
 def test_mistakes_end_with_code_2_and_one_message(

@@ -21,6 +21,7 @@ from pipeline.evaluation.classes import compared_classes
 from pipeline.evaluation.config import RasterConfig
 from pipeline.evaluation.polygons import read_polygons
 from pipeline.evaluation.raster import open_raster, spans
+from spex_core.bands import LANDSAT_BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
 
 LEFT, TOP = 640_000.0, 5_150_000.0
@@ -120,6 +121,19 @@ def test_a_label_raster_on_another_grid(tmp_path: Path) -> None:
     config = RasterConfig(image=image, labels=tmp_path / "labels.tif", label_codes={"water": (3, 4)})
     labels, _ = opened(config)
     assert (labels == 0).sum() == 64
+
+
+def test_the_model_is_told_the_sensor(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "image.tif", size=32, bands=6)
+    trees = write_geojson(tmp_path / "trees.geojson", [box(0, 0, 20)], 32632)
+    config = RasterConfig(
+        image=image, image_bands=("B02", "B03", "B04", "B8A", "B11", "B12"), labels={"trees": trees}, sensor="landsat"
+    )
+    legend = Legend.from_yaml()
+    source = open_raster(config, legend, compared_classes(legend, GROUPS).legend)
+    assert [band.name for band in source.sensor] == list(SENTINEL2_BANDS)
+    told = [source.sensor[SENTINEL2_BANDS.index(name)] for name in config.image_bands]
+    assert [(band.wavelength_nm, band.gsd_m) for band in told] == [(b.wavelength_nm, b.gsd_m) for b in LANDSAT_BANDS]
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
