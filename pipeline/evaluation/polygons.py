@@ -71,7 +71,8 @@ def _geopackage(path: Path, where: tuple[str, str] | None) -> list[tuple[CRS, li
         ).fetchall()
         for table, column, organization, code, definition in tables:
             quoted = [name.replace('"', '""') for name in (column, table)]
-            query, values = 'SELECT "{}" FROM "{}"'.format(*quoted), ()
+            query = 'SELECT "{}" FROM "{}"'.format(*quoted)
+            values: tuple[str, ...] = ()
             if where is not None:
                 query, values = f"""{query} WHERE "{where[0].replace('"', '""')}" = ?""", (where[1],)
             rows = database.execute(query, values).fetchall()
