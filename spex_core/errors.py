@@ -23,4 +23,4 @@ class CheckpointError(SpexError):
 
 
 class TrainingError(SpexError):
-    """A training run cannot go on: the loss is not finite, or its state belongs to another training."""
+    """A training cannot go on: its loss is not finite, or its batches are too small for its workers."""

@@ -160,9 +160,8 @@ def train(
         The exponential moving average of the weights.
 
     Raises:
-        CheckpointError: The model has no processor, or the state in ``folder`` is not readable.
-        TrainingError: The state belongs to another training, a loss is not finite, or a batch is smaller than the
-            number of workers.
+        CheckpointError: The model has no processor, or the state in ``folder`` is not readable or of another training.
+        TrainingError: A loss is not finite, or a batch is smaller than the number of workers.
     """
     loop = _Loop(model, sources, legend, config, folder, validation, worker or Worker(), on_record)
     return loop.run()

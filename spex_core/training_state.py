@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from spex_core.errors import CheckpointError, TrainingError
+from spex_core.errors import CheckpointError
 from spex_core.modeling import SpexForLandCover
 
 STATE, METRICS = "state.pt", "metrics.jsonl"
@@ -78,8 +78,7 @@ class TrainingFolder:
         """Loads the last state into ``parts``; nothing done if there is none.
 
         Raises:
-            TrainingError: The state belongs to another training.
-            CheckpointError: It is corrupt, or not weights.
+            CheckpointError: The state is of another training, corrupt, or not weights.
         """
         if not self._state.exists():
             return Progressed()
@@ -87,7 +86,9 @@ class TrainingFolder:
         try:
             state = torch.load(self._state, weights_only=True, map_location="cpu")
             if state["identity"] != identity:
-                raise TrainingError(f"{self._state} belongs to another training: {_changes(state, identity)}; {remedy}")
+                raise CheckpointError(
+                    f"{self._state} belongs to another training: {_changes(state, identity)}; {remedy}"
+                )
             for name, part in parts.items():
                 part.load_state_dict(state[name])
             return Progressed(int(state["step"]), float(state["best"]), dict(state["sums"]))

@@ -110,8 +110,12 @@ def _trainer() -> Any:
         os.environ.setdefault(name, value)
     try:
         from ray.train.torch import TorchTrainer
+
+        import_module("torch.utils.tensorboard")
     except ImportError as error:
-        raise ConfigError(f"spex train needs Ray Train: pip install 'spex-landcover[train]' ({error})") from error
+        raise ConfigError(
+            f"spex train needs Ray Train and TensorBoard: pip install 'spex-landcover[train]' ({error})"
+        ) from error
     return TorchTrainer
 
 

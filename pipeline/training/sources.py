@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,8 +111,7 @@ def open_sources(file: TrainFile, legend: Legend, progress: Progress | None = No
 
     Raises:
         ChipError: A source that is not optional cannot be read.
-        ConfigError: What is left after missing optional sources is nothing for some stage, or the validation takes all
-            chips of a source that is trained on.
+        ConfigError: What is left without missing and held-out chips is nothing for some stage, or too small for it.
     """
     opened: dict[str, ChipSource] = {}
     for section in file.sources:
@@ -136,6 +136,8 @@ def open_sources(file: TrainFile, legend: Legend, progress: Progress | None = No
             )
         )
     drawn = {name for name in kept if any(stage.shares and stage.shares[list(kept).index(name)] for stage in stages)}
+    for name, chips in kept.items():
+        _check_size(name, chips, stages, list(kept).index(name))
     sources = tuple(
         (BalancedChips(chips, file.seed) if name in balanced & drawn else chips, shares[name])
         for name, chips in kept.items()
@@ -175,3 +177,11 @@ def _held_out(
 def _warn(progress: Progress | None, message: str) -> None:
     if progress is not None:
         progress.say(f"warning: {message}")
+
+
+def _check_size(name: str, chips: ChipSource, stages: Sequence[Stage], position: int) -> None:
+    """Chips of a source are of one size; the first tells it."""
+    side = min(chips.chip(0)[2].shape)
+    for number, stage in enumerate(stages, 1):
+        if stage.shares and stage.shares[position] and stage.crop_px > side:
+            raise ConfigError(f"stage {number}: crop_px {stage.crop_px} is more than the {side} px of source {name}")

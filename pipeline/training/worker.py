@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError
 from pipeline.training.config import TrainFile
 from pipeline.training.sources import open_sources
 from spex_core.checkpoints import resolve_checkpoint
@@ -100,9 +99,7 @@ class _Events:
                 self._add(name, value, step)
 
     def _open(self, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(f"spex train needs TensorBoard: pip install 'spex-landcover[train]' ({error})") from error
+        from torch.utils.tensorboard import SummaryWriter
+
         writer: Any = SummaryWriter(str(self._folder), purge_step=step, flush_secs=10)
         self._add, self._close = writer.add_scalar, writer.close

@@ -78,7 +78,7 @@ def test_a_resumed_training_has_the_same_curve_and_weights(tmp_path: Path, tiles
 
 def test_a_training_of_other_settings_is_not_resumed(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
     run(tmp_path, tiles, legend)
-    with pytest.raises(TrainingError, match="learning_rate differs; remove"):
+    with pytest.raises(CheckpointError, match="learning_rate differs; remove"):
         run(tmp_path, tiles, legend, dataclasses.replace(CONFIG, learning_rate=1e-4))
 
 
@@ -88,6 +88,13 @@ def test_a_truncated_state_is_a_checkpoint_error(tmp_path: Path, tiles: torch.Te
     state.write_bytes(state.read_bytes()[:10_000])
     with pytest.raises(CheckpointError, match=r"state\.pt cannot be resumed from"):
         run(tmp_path, tiles, legend)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:
+    model = build_tiny_model(legend)
+    next(model.aggregator.parameters()).data.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="not finite at step 1"):
+        train(model, [(TwoHalves(tiles, legend), 1.0)], legend, CONFIG, tmp_path)
 
 
 def test_training_learns_two_classes(tmp_path: Path, tiles: torch.Tensor, legend: Legend) -> None:

@@ -84,6 +84,12 @@ def test_a_stage_without_any_source_left_is_an_error(workplace: Path) -> None:
         open_sources(training_file(workplace, sources=sources, stages=stages), Legend.from_yaml())
 
 
+def test_a_crop_larger_than_the_chips_is_told_before_the_training(workplace: Path) -> None:
+    stages = [{"kind": "words", "steps": 1, "batch": 2, "crop_px": 96}]
+    with pytest.raises(ConfigError, match="stage 1: crop_px 96 is more than the 64 px of source shore"):
+        open_sources(training_file(workplace, stages=stages), Legend.from_yaml())
+
+
 def test_rare_classes_are_drawn_more_often_from_a_balanced_source(tmp_path: Path) -> None:
     folder = write_chips(tmp_path / "chips", count=8, size_px=32)
     codes = np.load(folder / "codes.npy")
