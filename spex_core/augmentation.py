@@ -130,6 +130,7 @@ def _with_other_vigour(chip: Chip, rng: np.random.Generator) -> FloatArray:
     gain = rng.normal(0, 0.05, (len(chip.target), 1)) + np.zeros((1, len(BANDS)))
     gain[:, 0:3] += rng.normal(0, 0.06, (len(gain), 1))
     gain[:, 3:4] += rng.normal(0, 0.04, (len(gain), 1))
+    gain[:, 4:6] += rng.normal(0, 0.06, (len(gain), 1))
     gain[:, 4:8] += rng.normal(0, 0.09, (len(gain), 1))
     gain[:, 8:10] += rng.normal(0, 0.07, (len(gain), 1))
     return chip.reflectance * np.exp(gain.T.astype(np.float32))[:, chip.target.argmax(0)]
@@ -139,7 +140,9 @@ def _with_other_light_and_air(reflectance: FloatArray, rng: np.random.Generator)
     # Sen2Cor, ARCSI, MAJA, iCOR: each band of the same image comes out some percent apart.
     processor = rng.normal(0, 0.05 if rng.random() < 0.7 else 0.015, (10, 1, 1))
     gain = np.exp(rng.normal(0, 0.06) + processor).astype(np.float32)
-    gain[3:8] *= np.float32(np.exp(rng.normal(0, 0.10)))  # red edge and near infrared: canopies differ by region
+    # Canopies differ by region in the height of the infrared plateau and, apart from it, in where the red edge lies.
+    gain[3:8] *= np.float32(np.exp(rng.normal(0, 0.10)))
+    gain[3:6] *= np.exp(rng.normal(0, 0.08) + rng.normal(0, 0.06, (3, 1, 1))).astype(np.float32)
     gain[8:] *= np.float32(np.exp(rng.normal(0, 0.08)))
     reflectance = reflectance * gain
     if rng.random() < 0.4:  # part of an average atmosphere left in (positive) or taken out twice (negative)
