@@ -296,4 +296,5 @@ def _row(tally: Tally) -> Row:
         boundary_f1=tuple(float(v) for v in tally.boundary.f1),
         mean_boundary_f1=tally.boundary.mean_f1,
         calibration_error=tally.calibration.error,
+        by_chip=tally.by_chip,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.assessment import Assessment
 from pipeline.evaluation.config import RowName
@@ -31,6 +32,36 @@ class Row:
     """Per compared class; NaN without boundary."""
     mean_boundary_f1: float
     calibration_error: float
+    by_chip: npt.NDArray[np.int64]
+    """Pixels ``[N, G, G + 1]``, see :attr:`pipeline.evaluation.tally.Tally.by_chip`."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What one row is better than another by, on the same chips; shares, not points."""
+
+    accuracy: float
+    miou: float
+    low: float
+    """Of the mean IoU: 95 % of resampled sets of chips lie between ``low`` and ``high``."""
+    high: float
+
+
+def gain(one: Row, other: Row, resamples: int = 500) -> Gain:
+    """Difference of two rows, with an interval by drawing chips again with replacement (bootstrap, seed 0)."""
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(one.by_chip), (resamples, len(one.by_chip)))
+    differences = [_miou(one.by_chip[draw].sum(axis=0)) - _miou(other.by_chip[draw].sum(axis=0)) for draw in draws]
+    low, high = np.nanpercentile(differences, (2.5, 97.5))
+    a, b = one.assessment, other.assessment
+    return Gain(a.overall - b.overall, a.miou - b.miou, float(low), float(high))
+
+
+def _miou(counts: npt.NDArray[np.int64]) -> float:
+    hits, reference = np.diagonal(counts), counts.sum(axis=1)
+    union = reference + counts[:, :-1].sum(axis=0) - hits
+    present = reference > 0
+    return float(np.mean(hits[present] / union[present])) if present.any() else math.nan
 
 
 @dataclass(frozen=True)
@@ -91,14 +122,13 @@ class EvaluationResult:
     seconds: float = 0.0
     details: dict[str, Any] = field(default_factory=dict)
 
-    def attribute_gains(self) -> dict[str, tuple[float, float]]:
-        """Row without true attributes → what the true ones gain over it: overall accuracy, mean IoU."""
-        gains: dict[str, tuple[float, float]] = {}
+    def attribute_gains(self) -> dict[RowName, Gain]:
+        """Row without true attributes → what the true ones gain over it."""
+        gains: dict[RowName, Gain] = {}
         without: tuple[RowName, ...] = ("shuffled", "none")
         for name in without:
             if "model" in self.rows and name in self.rows:
-                model, other = self.rows["model"].assessment, self.rows[name].assessment
-                gains[name] = (model.overall - other.overall, model.miou - other.miou)
+                gains[name] = gain(self.rows["model"], self.rows[name])
         return gains
 
     def mean_over_sources(self) -> dict[RowName, tuple[float, float]]:
@@ -117,11 +147,12 @@ class EvaluationResult:
         if not gains:
             return ""
         parts = [
-            f"{_points(miou)} points of mean IoU and {_points(overall)} of overall accuracy against "
+            f"{_points(found.miou)} points of mean IoU ({_points(found.low)} to {_points(found.high)}) and "
+            f"{_points(found.accuracy)} of overall accuracy against "
             f"{'attributes of another chip' if name == 'shuffled' else 'none'}"
-            for name, (overall, miou) in gains.items()
+            for name, found in gains.items()
         ]
-        mious = [miou for _, miou in gains.values()]
+        mious = [found.miou for found in gains.values()]
         if min(mious) >= NO_DIFFERENCE:
             verdict = "Attributes help"
         elif max(mious) <= -NO_DIFFERENCE:
@@ -152,8 +183,12 @@ class EvaluationResult:
             "attributes": {
                 "verdict": self.attribute_verdict(),
                 **{
-                    f"gain_over_{name}": {"accuracy": _rounded(overall), "miou": _rounded(miou)}
-                    for name, (overall, miou) in self.attribute_gains().items()
+                    f"gain_over_{name}": {
+                        "accuracy": _rounded(found.accuracy),
+                        "miou": _rounded(found.miou),
+                        "miou_95": [_rounded(found.low), _rounded(found.high)],
+                    }
+                    for name, found in self.attribute_gains().items()
                 },
             },
             "texts": None

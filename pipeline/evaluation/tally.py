@@ -12,6 +12,7 @@ from pipeline.evaluation.classes import Classes
 
 FloatArray = npt.NDArray[np.float32]
 Channels = npt.NDArray[np.int16]
+Counts = npt.NDArray[np.int64]
 
 
 class Tally:
@@ -26,8 +27,8 @@ class Tally:
     def __init__(self, classes: Classes, tolerance_px: float, bins: int) -> None:
         self._classes = classes
         count = len(classes.legend)
-        # One column more: pixels that the row gives to a class which is compared with none.
-        self._confusion = np.zeros((count, count + 1), np.int64)
+        self._count = count
+        self._chips: list[Counts] = []
         self.boundary = BoundaryMatches(count, tolerance_px)
         self.calibration = Calibration(bins)
 
@@ -44,11 +45,12 @@ class Tally:
         group_of = self._classes.channel_of_asked
         found: Channels = group_of[scores.argmax(axis=0)]
         labelled = reference >= 0
-        count = len(self._classes.legend)
+        count = self._count
         rows, columns = reference[labelled].astype(np.int64), found[labelled].astype(np.int64)
         columns[columns < 0] = count
-        pairs = np.bincount(rows * (count + 1) + columns, minlength=self._confusion.size)
-        self._confusion += pairs.reshape(self._confusion.shape)
+        # One column more: pixels that the row gives to a class which is compared with none.
+        pairs = np.bincount(rows * (count + 1) + columns, minlength=count * (count + 1))
+        self._chips.append(pairs.reshape(count, count + 1))
         self.boundary.add(reference, found)
         self.calibration.add(self._confidence(scores[:, labelled]), rows == columns)
         return found
@@ -64,4 +66,12 @@ class Tally:
     @property
     def assessment(self) -> Assessment:
         """Agreement with the reference."""
-        return Assessment(self._classes.legend, self._confusion[:, :-1], self._confusion[:, -1])
+        total = self.by_chip.sum(axis=0)
+        return Assessment(self._classes.legend, total[:, :-1], total[:, -1])
+
+    @property
+    def by_chip(self) -> Counts:
+        """Pixels ``[N, G, G + 1]``: chip, class of the reference, class found (last: one that is not compared)."""
+        if not self._chips:
+            return np.zeros((0, self._count, self._count + 1), np.int64)
+        return np.stack(self._chips)
