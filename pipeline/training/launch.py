@@ -165,6 +165,8 @@ def _fit(trainer_class: Any, file: TrainFile, progress: Progress) -> None:
             cluster = stack.enter_context(connected(wanted))
             progress.say(cluster.description)
             if cluster.local:
+                # Nobody takes this machine away with notice: one process less.
+                os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
                 _check_gpus(compute.workers * compute.gpus_per_worker)
         trainer = trainer_class(
             run_worker,
