@@ -15,7 +15,8 @@ def show_evaluation(result: EvaluationResult, console: Console) -> None:
     """Rows side by side, the first row class by class, whether attributes help, texts, published figures, notes."""
     pixels = int(next(iter(result.rows.values())).assessment.reference.sum())
     _line(console, f"{result.name}: {result.checkpoint}, {result.chips} chips, {pixels:,} labelled pixels")
-    _line(console, f"bands {' '.join(result.bands)}; {', '.join(source.name for source in result.sources)}")
+    origin = result.sources[0].name if len(result.sources) == 1 else f"{len(result.sources)} sources"
+    _line(console, f"bands {' '.join(result.bands)}; {origin}")
     _line(console, "")
     console.print(_rows(result))
     _line(console, "")
