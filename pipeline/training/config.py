@@ -150,6 +150,11 @@ class ComputeSection(_Section):
     address: str | None = None
     """Ray cluster to join; default: start a local one if there are several workers."""
 
+    @property
+    def in_process(self) -> bool:
+        """Whether the training runs in the command's own process."""
+        return self.workers == 1 and self.address is None
+
 
 class TrainFile(_Section):
     """One training. ``TrainFile.from_yaml(path)`` reads a training file."""

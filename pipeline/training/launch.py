@@ -152,7 +152,9 @@ def _prepare(file: TrainFile, progress: Progress) -> None:
 def _fit(trainer_class: Any, file: TrainFile, progress: Progress) -> None:
     ray_train: Any = import_module("ray.train")
     compute = file.compute
-    alone = compute.workers == 1 and compute.address is None
+    alone = compute.in_process
+    if alone and compute.gpus_per_worker and not import_module("torch").cuda.is_available():
+        raise ClusterError("compute.gpus_per_worker is 1 but torch sees no GPU; set it to 0 to train on the CPU")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     with contextlib.ExitStack() as stack:
         if not alone:

@@ -55,7 +55,9 @@ def run_worker(document: Mapping[str, Any]) -> None:
     file = TrainFile.from_dict(dict(document))
     context = ray.train.get_context()
     rank, count = context.get_world_rank(), context.get_world_size()
-    device = str(ray.train.torch.get_device()) if file.compute.gpus_per_worker else "cpu"
+    device = "cpu"
+    if file.compute.gpus_per_worker:  # Ray, where it runs, says which of the machine's is this worker's
+        device = "cuda" if file.compute.in_process else str(ray.train.torch.get_device())
     torch.set_num_threads(file.compute.threads)
     legend = Legend.from_yaml(file.legend)
     chips = open_sources(file, legend)

@@ -105,3 +105,9 @@ def test_what_is_missing_is_told_before_anything_starts(workplace: Path) -> None
         train(training_file(workplace, output="none", model={"init": "no-such"}), LogProgress())
     with pytest.raises(ConfigError, match=r"model\.config: a model has no setting chanels"):
         train(training_file(workplace, output="none", model={"config": {"chanels": 8}}), LogProgress())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_told(workplace: Path) -> None:
+    with pytest.raises(ClusterError, match="torch sees no GPU; set it to 0"):
+        train(training_file(workplace, output="none", compute={"gpus_per_worker": 1}), LogProgress())
