@@ -23,9 +23,11 @@ from pipeline.evaluation.screen import show_evaluation
 from pipeline.evaluation.sources import LabelledChip
 from pipeline.progress import LogProgress
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED, HELD_OUT_WORLDS
+from pipeline.spie.shards import ShardedChips
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 from spex_core.priors import index_scores
+from tests.pipeline.spie.test_shards import members, write_set
 from tests.spex_core.conftest import build_tiny_model
 
 LEGEND = Legend.from_yaml()
@@ -159,6 +161,17 @@ def test_labels_of_a_doubtful_teacher_are_not_compared(tmp_path: Path) -> None:
     np.save(tmp_path / "weight.npy", np.ones((1, 32, 32), np.uint8))
     result = measured(sources=[{"chips": {"folder": str(tmp_path), "min_confidence": 0.5}}])
     assert result.rows["index_rules"].assessment.reference.tolist()[:2] == [16 * 32, 0]
+
+
+def test_data_sets_of_spex_spie_are_compared_split_by_split(tmp_path: Path) -> None:
+    write_set(tmp_path, {"train": [members(0), members(1)], "validation": [members(2)]})
+    sizes = {}
+    for split in ("train", "validation", None):
+        result = measured(sources=[{"shards": {"folder": str(tmp_path), "split": split}}])
+        sizes[split] = int(result.rows["index_rules"].assessment.reference.sum())
+    assert sizes[None] == sizes["train"] + sizes["validation"]
+    labels = ShardedChips(tmp_path, split="validation").chip(0)[2]
+    assert sizes["validation"] == int((labels > 0).sum())
 
 
 def test_worlds_of_other_seeds_and_biomes_are_other_chips_and_are_told_apart() -> None:
