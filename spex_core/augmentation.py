@@ -57,7 +57,12 @@ class Chip:
 
 
 def augment(
-    chip: tuple[FloatArray, FloatArray, FloatArray], crop_px: int, rng: np.random.Generator, *, subsets: float = 0.3
+    chip: tuple[FloatArray, FloatArray, FloatArray],
+    crop_px: int,
+    rng: np.random.Generator,
+    *,
+    subsets: float = 0.3,
+    colours: float = 1.0,
 ) -> Chip:
     """A random view of a chip.
 
@@ -66,19 +71,23 @@ def augment(
         crop_px: Side of the view.
         rng: Decides everything.
         subsets: Share of views that lose bands. 0 for models that need all ten.
+        colours: Share of views in other vigour, light and air. Less than 1 for chips that vary in these by themselves.
     """
     view = _placed(*_scaled_crop(chip, crop_px, rng), rng)
-    reflectance = _with_other_vigour(view, rng) if rng.random() < 0.5 else view.reflectance
-    reflectance = _with_other_light_and_air(reflectance, rng)
+    reflectance = view.reflectance
+    if rng.random() < colours:
+        reflectance = _with_other_vigour(view, rng) if rng.random() < 0.5 else reflectance
+        reflectance = _with_other_light_and_air(reflectance, rng)
     weight = view.weight
     if rng.random() < 0.15:  # as at run time: missing pixels are filled with the tile's mean and not scored
         size = int(rng.integers(crop_px // 8, crop_px // 2))
         y, x = (int(rng.integers(0, crop_px - size)) for _ in range(2))
+        reflectance = reflectance.copy()
         reflectance[:, y : y + size, x : x + size] = reflectance.mean((1, 2), keepdims=True)
         weight = weight.copy()
         weight[y : y + size, x : x + size] = 0
     if rng.random() < subsets:
-        reflectance[~_kept_bands(rng)] = np.nan
+        reflectance = np.where(_kept_bands(rng)[:, None, None], reflectance, np.float32(np.nan))
     if np.isnan(reflectance[:, 0, 0]).all():  # the chip had none of the kept bands
         reflectance = view.reflectance
     return replace(view, reflectance=reflectance, weight=weight)
