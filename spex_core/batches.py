@@ -100,6 +100,8 @@ class Recipe:
     """Share of views that lose bands."""
     needs_all_bands: bool
     """Whether the model takes nothing but all ten bands."""
+    colours: tuple[float, ...] | None = None
+    """Share of each source's views in other light, air and vigour; default: all."""
 
 
 def answers_for(legend: Legend, chip: Chip, rng: np.random.Generator) -> list[str]:
@@ -183,7 +185,9 @@ class _StepBatches(Dataset[StepBatch]):
 
 def _draw(recipe: Recipe, stage: Stage, rng: np.random.Generator) -> Chip:
     weights = np.array(stage.shares or recipe.shares, np.float64)
-    source = recipe.sources[int(rng.choice(len(weights), p=weights / weights.sum()))]
+    position = int(rng.choice(len(weights), p=weights / weights.sum()))
+    source = recipe.sources[position]
+    colours = 1.0 if recipe.colours is None else recipe.colours[position]
     index = int(rng.integers(len(source)))
     parts = source.chip(index)
     if min(parts[2].shape) < stage.crop_px:
@@ -192,4 +196,4 @@ def _draw(recipe: Recipe, stage: Stage, rng: np.random.Generator) -> Chip:
         raise ModelInputError(f"chip {index} of {source} misses bands, which a model needs band_encoding for")
     # What pre-training hides it must be able to judge, so no band is dropped there.
     whole = recipe.needs_all_bands or stage.kind == "pretrain"
-    return augment(parts, stage.crop_px, rng, subsets=0.0 if whole else recipe.band_subsets)
+    return augment(parts, stage.crop_px, rng, subsets=0.0 if whole else recipe.band_subsets, colours=colours)

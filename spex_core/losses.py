@@ -72,3 +72,22 @@ def published_dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
     overlap = 2 * (probability * targets).sum(1)
     total = (probability.square().sum(1) + DICE_SMOOTHING) + (targets.square().sum(1) + DICE_SMOOTHING)
     return (1 - overlap / total).sum() / (len(logits) + torch.finfo(torch.float32).eps)
+
+
+RARE = 0.01
+"""Share of a batch below which a class gains no more weight."""
+
+
+def class_weights(counts: Tensor, balance: float) -> Tensor:
+    """Weight of a pixel by the rarity of its class.
+
+    Args:
+        counts: float ``[K]``, labelled pixels of each class.
+        balance: 0 weighs all pixels alike, 1 nearly all classes alike.
+
+    Returns:
+        float ``[K]``; the weights of all pixels add up to their number.
+    """
+    shares = counts / counts.sum().clamp_min(1.0)
+    rarity = (shares + RARE) ** -balance
+    return rarity / (rarity * shares).sum().clamp_min(RARE)

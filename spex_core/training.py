@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spex_core.batches import ChipSource, Recipe, Stage, StepBatch, step_batches
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
-from spex_core.losses import LossSum, mask_loss_sums, text_loss_sum
+from spex_core.losses import LossSum, class_weights, mask_loss_sums, text_loss_sum
 from spex_core.modeling import SpexForLandCover
 from spex_core.pretraining import MaskedReconstruction, ReconstructionHead, reconstruction_loss_sum
 from spex_core.training_state import Progressed, TrainingFolder
@@ -57,6 +57,14 @@ class TrainingConfig:
     """Of text cross-entropy, BCE, Dice (the paper's 1, 2, 1) and the joint cross-entropy over the legend."""
     band_subsets: float = 0.3
     """Share of training views that lose bands; only for models with ``band_encoding``."""
+    colours: tuple[float, ...] | None = None
+    """Share of each source's views in other light, air and vigour; default: all. Simulated chips vary by themselves."""
+    class_balance: float = 0.0
+    """A pixel weighs as the share of its class in the batch to the power of minus this: 0 as it comes, 1 all classes
+    alike. Real scenes are mostly one class."""
+    language_model_rate: float = 0.3
+    """Learning rate of the language model, times the training's. In stages of class words it rests: nine sentences
+    would bend it out of shape."""
     checkpoint_every: int = 200
     """Steps between checkpoints, each with a validation."""
     record_every: int = 20
@@ -194,12 +202,18 @@ class _Loop:
             config.seed,
             config.band_subsets,
             needs_all_bands=not model.config.band_encoding,
+            colours=config.colours,
         )
         self._validation, self._on_record = validation, on_record
         torch.manual_seed(config.seed)
         self._average: SpexForLandCover = copy.deepcopy(model).eval()
         self._head = ReconstructionHead(model.config).to(self._device)
-        self._optimiser = torch.optim.AdamW(self._weights(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        language = set(model.language_model.parameters())
+        groups = [
+            {"params": [weight for weight in self._weights() if weight not in language]},
+            {"params": [weight for weight in self._weights() if weight in language]},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._folder = TrainingFolder(folder)
         parts = ("model", model), ("average", self._average), ("head", self._head), ("optimiser", self._optimiser)
         self._parts: dict[str, Any] = dict(parts)
@@ -229,8 +243,12 @@ class _Loop:
             module = DistributedDataParallel(module, find_unused_parameters=True)
         batches = step_batches(self._recipe, stage, steps, worker.rank, worker.count, worker.loaders)
         for step, batch in zip(steps, batches, strict=True):
-            for group in self._optimiser.param_groups:
-                group["lr"] = span.learning_rate(step, self._config)
+            rate = span.learning_rate(step, self._config)
+            resting = stage.kind == "words"
+            for group, factor in zip(
+                self._optimiser.param_groups, (1.0, 0.0 if resting else self._config.language_model_rate), strict=True
+            ):
+                group["lr"] = factor * rate
             # The only random numbers of a step that are not the batch's own (stochastic depth, dropout).
             torch.manual_seed(int(np.random.SeedSequence((self._config.seed, step, worker.rank)).generate_state(1)[0]))
             values = self._update(module, stage, batch.to(self._device), step)
@@ -242,6 +260,8 @@ class _Loop:
     def _update(self, module: nn.Module, stage: Stage, batch: StepBatch, step: int) -> dict[str, float]:
         """One optimiser step; returns the losses of the whole batch."""
         self._model.train()
+        if self._config.class_balance and stage.kind != "pretrain":
+            batch = self._balanced(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._worker.bf16):
             sums = self._loss_sums(module, stage, batch)
         names = sorted(sums)
@@ -268,6 +288,15 @@ class _Loop:
             )
         self._optimiser.step()
         return values
+
+    def _balanced(self, batch: StepBatch) -> StepBatch:
+        """Weighs pixels by the rarity of their class in the whole batch; the sum of weights stays."""
+        best = batch.target.argmax(1)
+        counts = torch.bincount(best.flatten(), batch.weight.flatten().double(), minlength=len(self._legend))
+        if self._worker.count > 1:
+            distributed.all_reduce(counts)
+        rarity = class_weights(counts, self._config.class_balance)
+        return replace(batch, weight=batch.weight * rarity.float()[best])
 
     def _loss_sums(self, module: nn.Module, stage: Stage, batch: StepBatch) -> dict[str, LossSum]:
         if batch.hidden is not None:

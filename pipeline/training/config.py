@@ -31,6 +31,8 @@ class _Source(_Section):
     """Sampling weight; 0: never drawn, unless a stage says otherwise (chips for validation alone)."""
     balanced: bool = False
     """Chips with rare classes are drawn more often."""
+    colours: float = Field(default=1.0, ge=0, le=1)
+    """Share of views in other light, air and vigour; less for chips that vary by themselves, as simulated ones do."""
     optional: bool = False
     """A missing folder is a warning, not an error: the training goes on with the other sources."""
 
@@ -123,6 +125,10 @@ class OptimiserSection(_Section):
     """Of text, BCE, Dice and the joint cross-entropy over the legend."""
     band_subsets: float = Field(default=_DEFAULTS.band_subsets, ge=0, le=1)
     """Share of views that lose bands, for models with ``band_encoding``."""
+    class_balance: float = Field(default=_DEFAULTS.class_balance, ge=0, le=1)
+    """How much more the pixels of rare classes weigh: 0 not at all, 1 until all classes count alike."""
+    language_model_rate: float = Field(default=_DEFAULTS.language_model_rate, ge=0, le=10)
+    """Learning rate of the language model relative to the rest; it rests in stages of class words."""
 
 
 class ValidationSection(_Section):

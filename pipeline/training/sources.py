@@ -32,6 +32,8 @@ class TrainingChips:
     stages: tuple[Stage, ...]
     """With shares in the order of ``sources``."""
     validation: tuple[ChipSource, range] | None
+    colours: tuple[float, ...]
+    """Share of each source's views in other colours."""
 
 
 class ChipRange:
@@ -142,7 +144,8 @@ def open_sources(file: TrainFile, legend: Legend, progress: Progress | None = No
         (BalancedChips(chips, file.seed) if name in balanced & drawn else chips, shares[name])
         for name, chips in kept.items()
     )
-    return TrainingChips(sources, tuple(stages), validation)
+    colours = {section.name: section.colours for section in file.sources}
+    return TrainingChips(sources, tuple(stages), validation, tuple(colours[name] for name in kept))
 
 
 def _open(section: FolderSource | ShardsSource, legend: Legend) -> ChipSource:

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.training.config import TrainFile
-from pipeline.training.sources import open_sources
+from pipeline.training.sources import TrainingChips, open_sources
 from spex_core.checkpoints import resolve_checkpoint
 from spex_core.legend import Legend
 from spex_core.training import Record, TrainingConfig, Worker, train
 
 
-def training_config(file: TrainFile, stages: tuple[Any, ...]) -> TrainingConfig:
+def training_config(file: TrainFile, chips: TrainingChips) -> TrainingConfig:
     """The loop's settings, in its own words."""
     optimiser = file.optimiser
     return TrainingConfig(
-        stages=stages,
+        stages=chips.stages,
         learning_rate=optimiser.learning_rate,
         weight_decay=optimiser.weight_decay,
         warmup_steps=optimiser.warmup_steps,
@@ -27,6 +27,9 @@ def training_config(file: TrainFile, stages: tuple[Any, ...]) -> TrainingConfig:
         seed=file.seed,
         weights=optimiser.loss_weights,
         band_subsets=optimiser.band_subsets,
+        colours=chips.colours,
+        class_balance=optimiser.class_balance,
+        language_model_rate=optimiser.language_model_rate,
         checkpoint_every=file.checkpoint_every,
         record_every=file.record_every,
     )
@@ -69,7 +72,7 @@ def run_worker(document: Mapping[str, Any]) -> None:
             model,
             chips.sources,
             legend,
-            training_config(file, chips.stages),
+            training_config(file, chips),
             file.output,
             chips.validation,
             worker=worker,

@@ -12,7 +12,7 @@ import torch
 from spex_core.batches import Recipe, step_batch, step_batches
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
-from spex_core.losses import dice_loss, mask_loss_sums, mask_losses
+from spex_core.losses import class_weights, dice_loss, mask_loss_sums, mask_losses
 from spex_core.modeling import SpexForLandCover
 from spex_core.training import Stage, TrainingConfig, Worker, pixel_hits, spans, train
 from tests.spex_core.conftest import build_tiny_model
@@ -203,3 +203,23 @@ def test_unlabelled_pixels_have_no_gradient() -> None:
     sum(mask_losses(logits, target, weight).values()).backward()
     assert logits.grad[:, :, :4].abs().max() == 0
     assert logits.grad[:, :, 4:].abs().min() > 0
+
+
+def test_rare_classes_weigh_more_and_the_sum_of_weights_stays() -> None:
+    counts = torch.tensor([900.0, 90.0, 10.0, 0.0])
+    assert torch.allclose(class_weights(counts, 0.0), torch.ones(4))
+    for balance in (0.3, 1.0):
+        weights = class_weights(counts, balance)
+        assert weights[0] < weights[1] < weights[2]
+        assert float((weights * counts).sum()) == pytest.approx(1000.0, rel=1e-5)
+
+
+def test_the_language_model_rests_while_class_words_alone_are_asked(
+    tmp_path: Path, tiles: torch.Tensor, legend: Legend
+) -> None:
+    before = {name: value.clone() for name, value in build_tiny_model(legend).state_dict().items()}
+    config = dataclasses.replace(CONFIG, stages=(Stage(3, 2, 32, "words"),), class_balance=0.5)
+    after = run(tmp_path, tiles, legend, config)
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert not {name for name in moved if name.startswith("language_model.")}
+    assert {"condensation.", "encoder.", "mask_decoder."} <= {name.split(".")[0] + "." for name in moved}
