@@ -233,7 +233,13 @@ def recoloured(scene: RealScene, classes: npt.NDArray[np.int64], rng: np.random.
 
 
 def write_real(
-    folder: Path, scenes: Path, teacher_folder: Path, legend: Legend, stride: int = 160, variants: int = 4
+    folder: Path,
+    scenes: Path,
+    teacher_folder: Path,
+    legend: Legend,
+    stride: int = 160,
+    variants: int = 4,
+    seed: int = 0,
 ) -> None:
     """Labels real scenes and cuts them into chips; smaller scenes are padded with unlabelled mean values.
 
@@ -242,7 +248,7 @@ def write_real(
     """
     teacher = _load_teacher(teacher_folder)
     kept, held_out = _Chips(folder), _Chips(folder.with_name(folder.name + "-held-out"))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for scene in real_scenes(scenes):
         original = _cropped(scene)
         probability = teacher_probabilities(teacher, original.top_of_atmosphere, legend)
@@ -363,8 +369,16 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--variants", type=int, default=4, help="other colourings of each scene")
+    parser.add_argument("--seed", type=int, default=0, help="of these colourings")
     arguments = parser.parse_args()
-    write_real(arguments.output, arguments.scenes, arguments.teacher, Legend.from_yaml(), variants=arguments.variants)
+    write_real(
+        arguments.output,
+        arguments.scenes,
+        arguments.teacher,
+        Legend.from_yaml(),
+        variants=arguments.variants,
+        seed=arguments.seed,
+    )
 
 
 if __name__ == "__main__":
