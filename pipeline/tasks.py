@@ -22,7 +22,7 @@ from pipeline.scenes import read_composite
 from pipeline.stitch import Piece, finalise, merge
 from pipeline.store import INDEX_NODATA, INDEX_SCALE, RunStore
 from spex_core.bands import BAND_INDEX
-from spex_core.indices import SPECTRAL_INDICES, spectral_index
+from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 from spex_core.legend import Legend
 
 FloatArray = npt.NDArray[np.float32]
@@ -84,7 +84,8 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
     Returns:
         int16 ``[I, h, w]``: round(10000 * index), clipped to the type; -32768 where the index is not known.
     """
-    reflectance = _with_either_near_infrared(reflectance)
+    if np.isnan(reflectance[[BAND_INDEX["B08"], BAND_INDEX["B8A"]]]).any():  # source.bands may leave one out
+        reflectance = with_either_near_infrared(reflectance)
     layers = np.empty((len(SPECTRAL_INDICES), *reflectance.shape[1:]), np.int16)
     limit = np.iinfo(np.int16).max
     for position, name in enumerate(SPECTRAL_INDICES):
@@ -92,15 +93,6 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
         known = np.isfinite(value)
         layers[position] = np.where(known, np.where(known, value, 0).clip(-limit, limit), INDEX_NODATA)
     return layers
-
-
-def _with_either_near_infrared(reflectance: FloatArray) -> FloatArray:
-    """A run without B08 (``source.bands``) forms its indices with B8A, 32 nm away, and the other way round."""
-    for missing, stand_in in (("B08", "B8A"), ("B8A", "B08")):
-        if np.isnan(reflectance[BAND_INDEX[missing]]).all():
-            reflectance = reflectance.copy()
-            reflectance[BAND_INDEX[missing]] = reflectance[BAND_INDEX[stand_in]]
-    return reflectance
 
 
 def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLayers, ReadReport]:

@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spex_core.bands import BAND_INDEX, BANDS
+from spex_core.bands import BANDS
 from spex_core.configuration import SpexConfig
 from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3, Sampling
-from spex_core.indices import SPECTRAL_INDICES, spectral_index
+from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -122,18 +122,6 @@ class SpectralInput(nn.Module):
         # "brightness" is a plain mean of bands: nothing that the first convolution could not form itself.
         indices = [spectral_index(name, reflectance) for name in SPECTRAL_INDICES if name != "brightness"]
         return torch.cat([normalised, torch.stack(indices, dim=1).nan_to_num(0.0)], dim=1)
-
-
-def with_either_near_infrared(reflectance: Tensor) -> Tensor:
-    """B08 and B8A lie 32 nm apart: where one is missing (NaN) the other stands in, so that indices can be formed.
-
-    ``[B, 10, H, W]`` → the same.
-    """
-    wide, narrow = BAND_INDEX["B08"], BAND_INDEX["B8A"]
-    filled = reflectance.clone()
-    filled[:, wide] = torch.where(reflectance[:, wide].isnan(), reflectance[:, narrow], reflectance[:, wide])
-    filled[:, narrow] = torch.where(reflectance[:, narrow].isnan(), reflectance[:, wide], reflectance[:, narrow])
-    return filled
 
 
 class Stem(nn.Module):

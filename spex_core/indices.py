@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from spex_core.bands import BAND_INDEX
 
 SPECTRAL_INDICES: tuple[str, ...] = ("ndvi", "ndwi", "mndwi", "ndbi", "ndmi", "ndsi", "bsi", "brightness")
@@ -69,3 +71,22 @@ def spectral_index(name: str, reflectance: Any, band_axis: int = -3) -> Any:
         return _ratio(bright - green, bright + green)
     first, second = (band(b) for b in _DIFFERENCES[name])
     return _ratio(first - second, first + second)
+
+
+def with_either_near_infrared(reflectance: Any) -> Any:
+    """B08 and B8A lie 32 nm apart: where one is missing (NaN) the other stands in, so that indices can be formed.
+
+    Args:
+        reflectance: Float array or tensor ``[..., 10, H, W]``.
+
+    Returns:
+        A copy of the same kind.
+    """
+    slots = [(..., BAND_INDEX[name], slice(None), slice(None)) for name in ("B08", "B8A")]
+    wide, narrow = (reflectance[slot] for slot in slots)
+    numpy_like = isinstance(reflectance, np.ndarray)
+    filled = reflectance.copy() if numpy_like else reflectance.clone()
+    for slot, own, other in ((slots[0], wide, narrow), (slots[1], narrow, wide)):
+        missing = own != own  # NaN alone differs from itself
+        filled[slot] = np.where(missing, other, own) if numpy_like else other.where(missing, own)
+    return filled

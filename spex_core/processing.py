@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.configuration import LARGEST_STRIDE
 from spex_core.errors import ModelInputError
+from spex_core.indices import with_either_near_infrared
 from spex_core.legend import Legend, LegendClass
 from spex_core.priors import MIN_OBJECT_PX, AttributeRecord, candidate_masks, region_attributes
 from spex_core.prompts import END_OF_TURN, PUBLISHED_DIGITS, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
@@ -109,6 +110,8 @@ class SpexProcessor(ProcessorMixin):
         limit = self.attribute_records if max_records is None else max_records
         if limit == 0 or tuple(self.bands) != SENTINEL2_BANDS:
             return [self.question(entry, ()) for entry in legend]
+        if np.isnan(reflectance[:, 0, 0]).any():
+            reflectance = with_either_near_infrared(reflectance)
         return [
             self.question(entry, region_attributes(mask, reflectance, max_records=limit, min_pixels=MIN_OBJECT_PX))
             for entry, mask in zip(legend, candidate_masks(reflectance, legend), strict=True)

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from spex_core.indices import SPECTRAL_INDICES, spectral_index
+from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 from spex_core.legend import Legend
 from spex_core.priors import index_scores
 
@@ -24,6 +24,7 @@ def rule_scores(reflectance: FloatArray, legend: Legend) -> FloatArray:
     Returns:
         ``[K, H, W]``, sums to 1 over K; a class that keeps no condition stands last.
     """
+    reflectance = with_either_near_infrared(reflectance)
     probe = np.where(np.isfinite(reflectance[:, :1, :1]), np.float32(0.1), np.float32(np.nan))
     usable = {name for name in SPECTRAL_INDICES if np.isfinite(spectral_index(name, probe)).all()}
     kept = tuple(

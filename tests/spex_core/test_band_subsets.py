@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from spex_core.bands import BAND_SETS, BANDS, LANDSAT_BANDS, SENTINEL2_BANDS, Band, band_slots
 from spex_core.errors import ModelInputError
+from spex_core.indices import with_either_near_infrared
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 from tests.spex_core.conftest import build_tiny_model
@@ -107,3 +109,24 @@ def test_a_missing_band_has_no_influence_and_gradients_stay_finite(
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
     model.zero_grad()
+
+
+def test_one_near_infrared_band_stands_in_for_the_other(tiles: torch.Tensor) -> None:
+    for missing, there in ((6, 7), (7, 6)):
+        pixels = tiles.clone()
+        pixels[1, missing] = torch.nan
+        filled = with_either_near_infrared(pixels)
+        assert torch.equal(filled[0], tiles[0])
+        assert torch.equal(filled[1, missing], tiles[1, there])
+        assert np.array_equal(with_either_near_infrared(pixels.numpy()), filled.numpy())
+        assert torch.isnan(pixels[1, missing]).all()  # the input stays as it was
+
+
+def test_questions_of_a_sensor_with_one_near_infrared_band_hold_indices(
+    model: SpexForLandCover, legend: Legend, tiles: torch.Tensor
+) -> None:
+    pixels = tiles[0].numpy().copy()
+    pixels[[3, 4, 5, 6]] = np.nan
+    questions = model.processor.questions(pixels, legend)
+    assert any("NDVI" in question for question in questions)
+    assert not any("nan" in question for question in questions)
