@@ -28,7 +28,7 @@ from pipeline.evaluation.polygons import read_polygons
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
-from workflows.training_chips import CHIP_PX, MISSING, SCALE
+from workflows.training_chips import CHIP_PX, SCALE
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -44,15 +44,14 @@ class RealScene:
 
     name: str
     surface: FloatArray
-    """``[10, H, W]`` surface reflectance; NaN throughout a missing band."""
+    """``[10, H, W]`` surface reflectance. Bands that a scene lacks are estimated from the others: left missing, the gap
+    becomes the mark of what grows there (a model learnt that six bands mean forest). Training drops bands by itself."""
     top_of_atmosphere: FloatArray
-    """``[10, H, W]``, without gaps: missing bands are estimated from the others."""
+    """``[10, H, W]``."""
     observed: npt.NDArray[np.bool_]
     """``[H, W]``: inside the image, and no cloud or its shadow where the scene has some."""
     reference: npt.NDArray[np.uint8] | None = None
     """``[H, W]`` class codes of a map made by people, 0 where it says nothing; it outweighs the teacher."""
-    without_gaps: FloatArray | None = None
-    """``surface`` with its missing bands estimated, if it has any."""
 
 
 def _table(column: int) -> FloatArray:
@@ -148,7 +147,7 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     surface[[SENTINEL2_BANDS.index(b) for b in names]] = digital[:6] / SCALE - 0.1
     cloudy = ndimage.binary_dilation(np.isin(digital[6], (0, 1, 3, 8, 9, 10)), iterations=8)
     filled = missing.fill(surface)
-    yield RealScene("accra", surface, _to_top_of_atmosphere(filled), ~cloudy, without_gaps=filled)
+    yield RealScene("accra", filled, _to_top_of_atmosphere(filled), ~cloudy)
     path = next((folder / "belgium-icor-l1c").glob("*.tif"))
     with rasterio.open(path) as source:
         digital = source.read().astype(np.float32)
@@ -160,12 +159,12 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     bright = ndimage.binary_opening(toa[0] > 0.16, iterations=2)
     dark = ndimage.binary_opening((toa[6] < 0.12) & (toa[8] < 0.08) & (toa[0] < 0.10), iterations=2)
     cloudy = ndimage.binary_dilation(bright, iterations=12) | dark
-    yield RealScene("belgium", surface, _to_top_of_atmosphere(filled), ~cloudy, without_gaps=filled)
+    yield RealScene("belgium", filled, _to_top_of_atmosphere(filled), ~cloudy)
 
 
 @dataclass(frozen=True)
 class MissingBands:
-    """Estimates bands that a scene lacks from those that it has: for the teacher, and for part of the chips."""
+    """Estimates bands that a scene lacks from those that it has."""
 
     samples: FloatArray
     """``[N, 10]`` surface reflectance of complete scenes."""
@@ -227,9 +226,7 @@ def recoloured(scene: RealScene, classes: npt.NDArray[np.int64], rng: np.random.
     gain = np.exp(change.astype(np.float32))[classes]  # [H, W, 10]
     gain = np.stack([ndimage.uniform_filter(gain[..., band], 3) for band in range(len(BANDS))])
     toa = np.maximum((scene.top_of_atmosphere - _table(1)) * gain + _table(1), 0)
-    # Six-band scenes come with their gaps and without: a gap must not become the mark of what grows there.
-    surface = scene.surface if scene.without_gaps is None or rng.random() < 0.4 else scene.without_gaps
-    return replace(scene, surface=surface * gain, top_of_atmosphere=toa, without_gaps=None)
+    return replace(scene, surface=scene.surface * gain, top_of_atmosphere=toa)
 
 
 def write_real(
@@ -290,7 +287,6 @@ def _cropped(scene: RealScene) -> RealScene:
         top_of_atmosphere=scene.top_of_atmosphere[window],
         observed=scene.observed[window],
         reference=None if scene.reference is None else scene.reference[window],
-        without_gaps=None if scene.without_gaps is None else scene.without_gaps[window],
     )
 
 
@@ -333,8 +329,7 @@ class _Chips:
                 surface = scene.surface[window]
                 mean = surface[:, observed].mean(-1)[:, None, None]
                 padded = np.pad(np.where(observed, surface, mean) - mean, pad) + mean
-                digital = np.clip(np.round(padded * SCALE), -30_000, 30_000)
-                self.pixels.append(np.where(np.isnan(digital), MISSING, digital).astype(np.int16))
+                self.pixels.append(np.clip(np.round(padded * SCALE), -30_000, 30_000).astype(np.int16))
                 self.targets.append(np.pad(np.round(probability[window] * 255).astype(np.uint8), pad))
                 self.weights.append(np.pad(weight, pad[1:]).astype(np.uint8))
         best = probability.argmax(0)[labelled]
