@@ -11,8 +11,8 @@ Written below the output folder: ``catalog.json``, ``<collection>/collection.jso
 with ``<band>.tif`` beside it, and ``region.geojson`` (the footprint of everything in the catalog). Pixels are warped to
 the UTM zone of the scene's centre on a grid of multiples of the resolution, and stored as current Sentinel-2 products
 are: reflectance = DN * 0.0001 - 0.1, uint16, DN 0 = no measurement; each asset says so (``raster:scale``,
-``raster:offset``). Nothing is known about clouds: the scene classification (``SCL.tif``) only says where there is a
-measurement (7, unclassified) and where there is none (0).
+``raster:offset``). Where the file has no scene classification of its own (``--bands ...,SCL``), nothing is known about
+clouds: ``SCL.tif`` then only says where there is a measurement (7, unclassified) and where there is none (0).
 """
 
 from __future__ import annotations
@@ -171,9 +171,9 @@ def main(
     ],
     scale: Annotated[float, typer.Option(help="reflectance = value * scale + offset.")] = 1e-4,
     offset: Annotated[float, typer.Option(help="See --scale; -0.1 for DN of baseline 04.00 and later.")] = 0.0,
-    bands: Annotated[str, typer.Option(help="Band names in the file's order; '-' leaves one out.")] = ",".join(
-        SENTINEL2_BANDS
-    ),
+    bands: Annotated[
+        str, typer.Option(help="Band names in the file's order; SCL is a scene classification, '-' leaves one out.")
+    ] = ",".join(SENTINEL2_BANDS),
     nodata: Annotated[float, typer.Option(help="Value without measurement, where the file does not say.")] = 0.0,
     cloud_cover: Annotated[float, typer.Option(min=0, max=100, help="Percent, as you know it.")] = 0.0,
     resolution: Annotated[float, typer.Option(min=1, help="Pixel size in metres.")] = 10.0,

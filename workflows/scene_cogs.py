@@ -56,7 +56,7 @@ class SceneFile:
     datetime: dt.datetime
     """Acquisition time, UTC."""
     bands: tuple[str, ...]
-    """Name of each band of the file, in the file's order; ``"-"`` is left out."""
+    """Name of each band of the file, in the file's order; ``"SCL"`` is its scene classification, ``"-"`` left out."""
     scale: float = 1e-4
     """reflectance = value * scale + offset, in the file."""
     offset: float = 0.0
@@ -67,8 +67,8 @@ class SceneFile:
 
     @property
     def written(self) -> tuple[str, ...]:
-        """Names of the bands that are converted, in the file's order."""
-        return tuple(name for name in self.bands if name != LEFT_OUT)
+        """Names of the reflectance bands that are converted, in the file's order."""
+        return tuple(name for name in self.bands if name not in (LEFT_OUT, SCL))
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,10 @@ def write_scene_cogs(scene: SceneFile, folder: Path, *, resolution_m: float = 10
                 )
             grid = _utm_grid(source, resolution_m)
             for number, name in enumerate(scene.bands, start=1):
-                if name != LEFT_OUT:
+                if name not in (LEFT_OUT, SCL):
                     _write_band(source, number, scene, grid, partial / f"{name}.tif")
-        _write_classification([partial / f"{name}.tif" for name in scene.written], grid, partial)
+            classes = scene.bands.index(SCL) + 1 if SCL in scene.bands else None
+            _write_classification(source, classes, [partial / f"{name}.tif" for name in scene.written], grid, partial)
         footprint = _footprint(scene, partial / f"{SCL}.tif")
         if folder.exists():
             shutil.rmtree(folder)
@@ -151,9 +152,10 @@ def _check(scene: SceneFile) -> None:
     check_id(scene.item_id, "item id")
     named = scene.written
     unknown = sorted(set(named) - set(SENTINEL2_BANDS))
-    if unknown or not named or len(set(named)) != len(named):
+    if unknown or not named or len(set(named)) != len(named) or scene.bands.count(SCL) > 1:
         raise SceneFileError(
-            f"{scene.path}: bands {','.join(scene.bands)} must be distinct names of {' '.join(SENTINEL2_BANDS)}, or '-'"
+            f"{scene.path}: bands {','.join(scene.bands)} must be distinct names of {' '.join(SENTINEL2_BANDS)} or "
+            f"{SCL}, or '-'"
         )
     if scene.scale <= 0:
         raise SceneFileError(f"{scene.path}: scale {scene.scale} must be positive")
@@ -186,13 +188,23 @@ def _write_band(source: rasterio.DatasetReader, number: int, scene: SceneFile, g
         _write_cog(path, grid, "uint16", "average", lambda w: _digital_numbers(warped.read(number, window=w), scene))
 
 
-def _write_classification(bands: Sequence[Path], grid: SceneGrid, folder: Path) -> None:
+def _write_classification(
+    source: rasterio.DatasetReader, classes: int | None, bands: Sequence[Path], grid: SceneGrid, folder: Path
+) -> None:
+    """The file's own scene classification (band number ``classes``) where every band is measured; without one, 7."""
     with contextlib.ExitStack() as files:
         opened = [files.enter_context(rasterio.open(path)) for path in bands]
+        warped = files.enter_context(
+            WarpedVRT(
+                source, crs=f"EPSG:{grid.epsg}", transform=grid.transform, width=grid.width, height=grid.height,
+                resampling=Resampling.nearest, UNIFIED_SRC_NODATA="NO",
+            )
+        )  # fmt: skip
 
         def measured(window: Window) -> npt.NDArray[Any]:
             everywhere = np.logical_and.reduce([band.read(1, window=window) != DN_NODATA for band in opened])
-            return np.where(everywhere, SCL_UNCLASSIFIED, SCL_NODATA).astype(np.uint8)
+            known = SCL_UNCLASSIFIED if classes is None else warped.read(classes, window=window)
+            return np.where(everywhere, known, SCL_NODATA).astype(np.uint8)
 
         _write_cog(folder / f"{SCL}.tif", grid, "uint8", "nearest", measured)
 

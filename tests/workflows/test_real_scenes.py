@@ -80,6 +80,22 @@ def test_file_on_the_utm_grid_keeps_its_reflectance_and_its_pixels(tmp_path: Pat
         assert cog_validate(source.name, quiet=True)[0]
 
 
+def test_the_files_own_scene_classification_is_kept(tmp_path: Path) -> None:
+    values = np.rint(_ramp(1e-4)).astype(np.uint16)[:4]
+    classes = np.full((SIZE, SIZE), 4, np.uint16)
+    classes[:5, :5] = 9
+    values[:, 0, 0] = 0
+    path = _write(tmp_path / "utm.tif", np.concatenate([values, classes[None]]), "EPSG:32631", UTM, nodata=0)
+    code, text = _run(path, "--output", tmp_path / "out", "--datetime", "2024-05-01", "--bands", "B02,B03,B04,B08,SCL")
+    assert code == 0, text
+    item = _only_item(tmp_path / "out")
+    assert set(item.assets) == {"B02", "B03", "B04", "B08", "SCL"}
+    with rasterio.open(item.assets["SCL"].get_absolute_href()) as source:
+        found = source.read(1)
+    classes[0, 0] = 0  # nothing was measured there
+    assert np.array_equal(found, classes)
+
+
 @pytest.mark.parametrize(("crs", "transform"), [("EPSG:27700", Affine(10, 0, 257_070.6, 0, -10, 285_728.7)),
                                                 ("EPSG:4326", DEGREES)])  # fmt: skip
 def test_other_projections_are_warped_to_the_right_place(tmp_path: Path, crs: str, transform: Affine) -> None:
