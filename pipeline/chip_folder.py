@@ -69,6 +69,14 @@ class ChipFolder:
             self._weight[index].astype(np.float32),
         )
 
+    def class_shares(self, index: int) -> FloatArray:
+        """Share of each class ``[K]`` among a chip's labelled pixels, from every fourth row and column."""
+        weight = self._weight[index, ::4, ::4].astype(np.float32)
+        labels = self._labels[index][..., ::4, ::4]
+        target = labels / np.float32(255) if labels.ndim == 3 else labels[None] == self._codes
+        shares: FloatArray = (target * weight).sum((1, 2)) / max(float(weight.sum()), 1.0)
+        return shares.astype(np.float32)
+
 
 def _mapped(path: Path) -> npt.NDArray[np.generic]:
     try:

@@ -63,6 +63,7 @@ def augment(
     *,
     subsets: float = 0.3,
     colours: float = 1.0,
+    coarse: float = 0.2,
 ) -> Chip:
     """A random view of a chip.
 
@@ -72,8 +73,9 @@ def augment(
         rng: Decides everything.
         subsets: Share of views that lose bands. 0 for models that need all ten.
         colours: Share of views in other vigour, light and air. Less than 1 for chips that vary in these by themselves.
+        coarse: Share of views whose pixels are averaged to 20 or 30 m.
     """
-    view = _placed(*_scaled_crop(chip, crop_px, rng), rng)
+    view = _placed(*_scaled_crop(chip, crop_px, coarse, rng), rng)
     reflectance = view.reflectance
     if rng.random() < colours:
         reflectance = _with_other_vigour(view, rng) if rng.random() < 0.5 else reflectance
@@ -94,13 +96,13 @@ def augment(
 
 
 def _scaled_crop(
-    chip: tuple[FloatArray, FloatArray, FloatArray], crop_px: int, rng: np.random.Generator
+    chip: tuple[FloatArray, FloatArray, FloatArray], crop_px: int, coarse: float, rng: np.random.Generator
 ) -> tuple[FloatArray, FloatArray, FloatArray, float]:
-    """A crop at 10 m or, where the chip is large enough, now and then averaged to 20 or 30 m pixels."""
+    """A crop at 10 m or, now and then, averaged to 20 or 30 m pixels."""
     reflectance, target, weight = chip
     height, width = weight.shape
     factor = 1
-    if rng.random() < 0.2:
+    if rng.random() < coarse:
         factor = int(rng.integers(2, 4))
     # At 30 m a chip of two crops' width is too small; the rest is mirrored.
     side = min(crop_px * factor, height // factor * factor, width // factor * factor)

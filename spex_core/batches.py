@@ -6,7 +6,7 @@ the same for any number of workers, which take turns at its samples, and a resum
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -25,9 +25,10 @@ from spex_core.processing import SpexProcessor, TextBatch
 from spex_core.prompts import short_answer
 
 FloatArray = npt.NDArray[np.float32]
-Kind = Literal["pretrain", "words", "prompt"]
-"""``pretrain``: masked reconstruction, no text; ``words``: class words alone prompt the masks, without image tokens (a
-cheap warm-up); ``prompt``: the full prompt with image and attributes."""
+Kind = Literal["pretrain", "words", "prompt", "describe"]
+"""``pretrain``: masked reconstruction, no text; ``words``: class words alone prompt the masks, without image tokens,
+and the language model rests; ``prompt``: the full prompt with image and attributes; ``describe``: the language model
+learns to answer full prompts while masks stay as ``words`` left them (:mod:`spex_core.describing`)."""
 
 
 class ChipSource(Protocol):
@@ -76,13 +77,20 @@ class StepBatch:
 
     def to(self, device: torch.device) -> StepBatch:
         """The same on another device."""
+        return self._each(lambda part: part.to(device, non_blocking=True))
+
+    def pin_memory(self) -> StepBatch:
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        return self._each(lambda part: part.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> StepBatch:
         return StepBatch(
-            reflectance=self.reflectance.to(device),
-            target=self.target.to(device),
-            weight=self.weight.to(device),
-            gsd_m=self.gsd_m.to(device),
-            hidden=None if self.hidden is None else self.hidden.to(device),
-            text=None if self.text is None else self.text.to(device),
+            reflectance=change(self.reflectance),
+            target=change(self.target),
+            weight=change(self.weight),
+            gsd_m=change(self.gsd_m),
+            hidden=None if self.hidden is None else change(self.hidden),
+            text=None if self.text is None else TextBatch(*map(change, self.text.tensors())),
         )
 
 
@@ -102,14 +110,21 @@ class Recipe:
     """Whether the model takes nothing but all ten bands."""
     colours: tuple[float, ...] | None = None
     """Share of each source's views in other light, air and vigour; default: all."""
+    coarse_views: float = 0.2
+    """Share of views whose pixels are averaged to 20 or 30 m."""
 
 
-def answers_for(legend: Legend, chip: Chip, rng: np.random.Generator) -> list[str]:
-    """One answer per class: mostly the short one that conditions masks at run time, else a true description."""
-    style = rng.random()
-    if style < 0.6 or chip.weight.mean() < 0.9:
+ANSWER_FORMS: dict[Kind, tuple[float, float]] = {"prompt": (0.6, 0.2), "describe": (0.1, 0.1)}
+"""Shares of prompts with the short answer that conditions masks at run time, and with a brief description; the others
+have a full one, whose beginning is a brief one."""
+
+
+def answers_for(legend: Legend, chip: Chip, rng: np.random.Generator, kind: Kind = "prompt") -> list[str]:
+    """One answer per class: the short one, or a true description."""
+    style, (short, brief) = rng.random(), ANSWER_FORMS[kind]
+    if style < short or chip.weight.mean() < 0.9:
         return [short_answer(entry.noun) for entry in legend]
-    form: Form = "full" if style > 0.8 else "brief"
+    form: Form = "brief" if style < short + brief else "full"
     best = chip.target.argmax(0)
     masks = {entry.noun: (best == k) & (chip.weight > 0) for k, entry in enumerate(legend)}
     answers = []
@@ -153,7 +168,7 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
             # Attributes are dropped now and then, so that the masks do not come to depend on them.
             records = int(rng.integers(0, processor.attribute_records + 1))
             questions += processor.questions(chip.reflectance, legend, max_records=records)
-            answers += answers_for(legend, chip, rng)
+            answers += answers_for(legend, chip, rng, stage.kind)
         text = processor.encode(questions, answers)
         # The short answer is given at run time, never to be written: learnt as text, being the commonest of all, it is
         # what greedy decoding writes whenever it is asked to explain.
@@ -163,12 +178,17 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
 
 
 def step_batches(
-    recipe: Recipe, stage: Stage, steps: range, rank: int = 0, workers: int = 1, loaders: int = 0
+    recipe: Recipe, stage: Stage, steps: range, rank: int = 0, workers: int = 1, loaders: int = 0, pinned: bool = False
 ) -> Iterator[StepBatch]:
-    """:func:`step_batch` of each step in order; with ``loaders`` > 0 made ahead by so many processes."""
+    """:func:`step_batch` of each step in order; with ``loaders`` > 0 made ahead by so many processes.
+
+    ``pinned`` batches lie in page-locked memory (for CUDA).
+    """
     batches = _StepBatches(recipe, stage, steps, rank, workers)
     context = "fork" if loaders else None  # memory-mapped chips are shared, not copied
-    return iter(DataLoader(batches, batch_size=None, num_workers=loaders, multiprocessing_context=context))
+    return iter(
+        DataLoader(batches, batch_size=None, num_workers=loaders, multiprocessing_context=context, pin_memory=pinned)
+    )
 
 
 class _StepBatches(Dataset[StepBatch]):
@@ -196,4 +216,5 @@ def _draw(recipe: Recipe, stage: Stage, rng: np.random.Generator) -> Chip:
         raise ModelInputError(f"chip {index} of {source} misses bands, which a model needs band_encoding for")
     # What pre-training hides it must be able to judge, so no band is dropped there.
     whole = recipe.needs_all_bands or stage.kind == "pretrain"
-    return augment(parts, stage.crop_px, rng, subsets=0.0 if whole else recipe.band_subsets, colours=colours)
+    subsets = 0.0 if whole else recipe.band_subsets
+    return augment(parts, stage.crop_px, rng, subsets=subsets, colours=colours, coarse=recipe.coarse_views)

@@ -37,7 +37,11 @@ class TextBatch:
 
     def to(self, device: torch.device) -> TextBatch:
         """The same on another device."""
-        return TextBatch(*(tensor.to(device) for tensor in self.__dict__.values()))
+        return TextBatch(*(tensor.to(device) for tensor in self.tensors()))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of the constructor."""
+        return (self.prefix_ids, self.suffix_ids, self.attention_mask, self.answer_mask, self.labels)
 
 
 class SpexProcessor(ProcessorMixin):

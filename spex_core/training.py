@@ -1,4 +1,4 @@
-"""Training of a SPEX model on labelled chips: pre-training and instruction tuning in one resumable loop.
+"""Training of a SPEX model on labelled chips: pre-training, instruction tuning and descriptions in one resumable loop.
 
 The same loop runs in one process or in several that share every step's batch (data-parallel over torch.distributed).
 The loss of a step is a mean over the whole batch, so it does not depend on how many workers share it, up to the order
@@ -23,12 +23,14 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spex_core.batches import ChipSource, Recipe, Stage, StepBatch, step_batches
+from spex_core.describing import LEARNING, Description, PromptAnchor, anchor_loss_sum
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
 from spex_core.losses import LossSum, class_weights, mask_loss_sums, text_loss_sum
 from spex_core.modeling import SpexForLandCover
 from spex_core.pretraining import MaskedReconstruction, ReconstructionHead, reconstruction_loss_sum
 from spex_core.training_state import Progressed, TrainingFolder
+from spex_core.validation import pixel_hits
 
 __all__ = ["ChipSource", "Span", "Stage", "TrainingConfig", "Worker", "pixel_hits", "spans", "train"]
 
@@ -59,6 +61,8 @@ class TrainingConfig:
     """Share of training views that lose bands; only for models with ``band_encoding``."""
     colours: tuple[float, ...] | None = None
     """Share of each source's views in other light, air and vigour; default: all. Simulated chips vary by themselves."""
+    coarse_views: float = 0.2
+    """Share of training views whose pixels are averaged to 20 or 30 m."""
     class_balance: float = 0.0
     """A pixel weighs as the share of its class in the batch to the power of minus this: 0 as it comes, 1 all classes
     alike. Real scenes are mostly one class."""
@@ -119,25 +123,6 @@ def spans(stages: Sequence[Stage]) -> list[Span]:
         run = max(i for i, origin in enumerate(origins) if origin <= first)
         laid.append(Span(stage, range(first, first + stage.steps), origins[run], ends[run] - origins[run]))
     return laid
-
-
-def pixel_hits(
-    model: SpexForLandCover, source: ChipSource, indices: Sequence[int], legend: Legend
-) -> tuple[float, float]:
-    """Weight of pixels whose best class is the target's, and of all labelled pixels, over whole chips."""
-    hits, count = 0.0, 0.0
-    for index in indices:
-        reflectance, target, weight = source.chip(index)
-        present = ~np.isnan(reflectance[:, 0, 0])
-        bands = [name for name, here in zip(model.config.bands, present, strict=True) if here]
-        scores = model.predict(
-            torch.from_numpy(reflectance[present])[None], legend, bands=None if present.all() else bands
-        ).scores
-        assert scores is not None
-        agree = scores[0].argmax(0).cpu().numpy() == target.argmax(0)
-        hits += float((agree * weight).sum())
-        count += float(weight.sum())
-    return hits, count
 
 
 def train(
@@ -203,11 +188,13 @@ class _Loop:
             config.band_subsets,
             needs_all_bands=not model.config.band_encoding,
             colours=config.colours,
+            coarse_views=config.coarse_views,
         )
         self._validation, self._on_record = validation, on_record
         torch.manual_seed(config.seed)
         self._average: SpexForLandCover = copy.deepcopy(model).eval()
         self._head = ReconstructionHead(model.config).to(self._device)
+        self._anchor = PromptAnchor(model, len(legend)).to(self._device)
         language = set(model.language_model.parameters())
         groups = [
             {"params": [weight for weight in self._weights() if weight not in language]},
@@ -215,8 +202,8 @@ class _Loop:
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._folder = TrainingFolder(folder)
-        parts = ("model", model), ("average", self._average), ("head", self._head), ("optimiser", self._optimiser)
-        self._parts: dict[str, Any] = dict(parts)
+        parts = ("model", model), ("average", self._average), ("head", self._head), ("anchor", self._anchor)
+        self._parts: dict[str, Any] = {**dict(parts), "optimiser": self._optimiser}
         self._progress = Progressed()
         self._started = time.monotonic()
 
@@ -236,15 +223,23 @@ class _Loop:
 
     def _run_stage(self, span: Span, steps: range) -> None:
         stage, worker = span.stage, self._worker
+        resting = stage.kind == "words"
+        for name, part in self._model.named_children():
+            learns = name in LEARNING if stage.kind == "describe" else name != "language_model" or not resting
+            part.requires_grad_(learns)
         module: nn.Module = self._model
         if stage.kind == "pretrain":
             module = MaskedReconstruction(self._model, self._head)
+        if stage.kind == "describe":
+            module = Description(self._model)
+            if steps.start == span.steps.start:
+                self._anchor.set(self._model, self._legend)
         if worker.count > 1:  # some weights rest in each kind of stage
             module = DistributedDataParallel(module, find_unused_parameters=True)
-        batches = step_batches(self._recipe, stage, steps, worker.rank, worker.count, worker.loaders)
+        pinned = self._device.type == "cuda"
+        batches = step_batches(self._recipe, stage, steps, worker.rank, worker.count, worker.loaders, pinned)
         for step, batch in zip(steps, batches, strict=True):
             rate = span.learning_rate(step, self._config)
-            resting = stage.kind == "words"
             for group, factor in zip(
                 self._optimiser.param_groups, (1.0, 0.0 if resting else self._config.language_model_rate), strict=True
             ):
@@ -260,7 +255,7 @@ class _Loop:
     def _update(self, module: nn.Module, stage: Stage, batch: StepBatch, step: int) -> dict[str, float]:
         """One optimiser step; returns the losses of the whole batch."""
         self._model.train()
-        if self._config.class_balance and stage.kind != "pretrain":
+        if self._config.class_balance and stage.kind in ("words", "prompt"):
             batch = self._balanced(batch)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._worker.bf16):
             sums = self._loss_sums(module, stage, batch)
@@ -303,16 +298,19 @@ class _Loop:
             predicted = module(batch.reflectance, batch.hidden, batch.gsd_m)
             config = self._model.config
             return {"reconstruction": reconstruction_loss_sum(predicted, batch.reflectance, batch.hidden, config)}
+        if stage.kind == "describe":
+            logits, targets, prompts = module(batch.reflectance, batch.text, batch.gsd_m)
+            return {"text": text_loss_sum(logits.float(), targets), "anchor": anchor_loss_sum(prompts, self._anchor)}
         output = module(batch.reflectance, batch.text, see_image=stage.kind == "prompt", gsd_m=batch.gsd_m)
         sums = mask_loss_sums(output.mask_logits.float(), batch.target, batch.weight)
-        # In a stage of class words every worker reads the same ones: numerator and denominator count them alike.
+        if stage.kind == "words":  # the language model rests: what it would have said teaches nobody
+            return sums
         return {**sums, "text": text_loss_sum(output.text_logits.float(), output.text_targets)}
 
     def _average_weights(self, step: int) -> None:
         decay = min(self._config.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
-            for kept, new in zip(self._average.parameters(), self._model.parameters(), strict=True):
-                kept.lerp_(new, 1 - decay)
+            torch._foreach_lerp_(list(self._average.parameters()), list(self._model.parameters()), 1 - decay)
 
     def _count(self, values: Mapping[str, float], stage: Stage, step: int) -> None:
         """Adds up losses, and records their mean now and then and at the end of a stage."""
@@ -333,7 +331,7 @@ class _Loop:
         """Validates, exports and saves, in this order: what is resumed from has been judged."""
         best = False
         if self._validation is not None and stage.kind != "pretrain":
-            accuracy = self._accuracy(*self._validation)
+            accuracy = self._accuracy(*self._validation, words=stage.kind == "words")
             best = accuracy > self._progress.best
             self._progress.best = max(accuracy, self._progress.best)
             self._record({"validation_accuracy": round(accuracy, 5)})
@@ -342,16 +340,15 @@ class _Loop:
                 self._folder.export(self._average, name)
             self._folder.save(self._progress, self._parts, self._identity())
 
-    def _accuracy(self, source: ChipSource, indices: Sequence[int]) -> float:
+    def _accuracy(self, source: ChipSource, indices: Sequence[int], words: bool) -> float:
         """Over all workers, each of which scores its share of the chips."""
         own = list(indices)[self._worker.rank :: self._worker.count]
-        found = torch.tensor(
-            pixel_hits(self._average, source, own, self._legend), device=self._device, dtype=torch.float64
-        )
+        hits = pixel_hits(self._average, source, own, self._legend, words=words)
+        found = torch.tensor(hits, device=self._device, dtype=torch.float64)
         if self._worker.count > 1:
             distributed.all_reduce(found)
-        hits, count = found.tolist()
-        return float(hits / max(count, 1.0))
+        agreeing, count = found.tolist()
+        return float(agreeing / max(count, 1.0))
 
     def _record(self, values: Record) -> None:
         if self._worker.rank:

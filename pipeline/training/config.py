@@ -10,13 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import ConfigError
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED
+from pipeline.training.simulated import SEEDS_PER_CHIP
 from spex_core.batches import Kind
 from spex_core.training import TrainingConfig
 
 HELD_OUT_SEED = 900_000
 """Worlds of the simulator from this seed on are for evaluation."""
-SEEDS_PER_CHIP = 5
-"""A simulated chip of one class is passed over for the next seed, at most so often."""
 _DEFAULTS = TrainingConfig()
 
 
@@ -94,7 +93,8 @@ class StageSection(_Section):
     """One stage; stages follow each other."""
 
     kind: Kind
-    """``pretrain``: masked reconstruction; ``words``: class words alone prompt masks; ``prompt``: the full prompt."""
+    """``pretrain``: masked reconstruction; ``words``: class words alone prompt masks; ``prompt``: the full prompt;
+    ``describe``: the language model learns to describe, masks stay as they are."""
     steps: int = Field(ge=1)
     batch: int = Field(default=8, ge=1)
     """Chips per step, over all workers."""
@@ -125,6 +125,8 @@ class OptimiserSection(_Section):
     """Of text, BCE, Dice and the joint cross-entropy over the legend."""
     band_subsets: float = Field(default=_DEFAULTS.band_subsets, ge=0, le=1)
     """Share of views that lose bands, for models with ``band_encoding``."""
+    coarse_views: float = Field(default=_DEFAULTS.coarse_views, ge=0, le=1)
+    """Share of views whose pixels are averaged to 20 or 30 m: other sensors are coarser than Sentinel-2."""
     class_balance: float = Field(default=_DEFAULTS.class_balance, ge=0, le=1)
     """How much more the pixels of rare classes weigh: 0 not at all, 1 until all classes count alike."""
     language_model_rate: float = Field(default=_DEFAULTS.language_model_rate, ge=0, le=10)

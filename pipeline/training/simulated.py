@@ -1,7 +1,8 @@
 """Simulated chips on demand: made once, kept in a cache, named by what they depend on.
 
 The name of a cache folder holds a fingerprint of the simulator's source, so that chips of an older simulator are never
-taken for those of this one. Making them can be stopped and goes on; a folder under its final name is complete.
+taken for those of this one. A chip is a function of its number, so several processes make them. Making them can be
+stopped and goes on; a folder under its final name is complete.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +28,22 @@ from spex_core.bands import BANDS
 CHIP_PX = 256
 ONE_CLASS = 0.85
 """Chips with more than this share of one class are mostly passed over: open sea teaches little."""
+SEEDS_PER_CHIP = 5
+"""Seeds set aside for a chip: mostly one class under the first, it is drawn again under the next."""
 SAVE_EVERY = 20
+_LAYOUT = 2
+"""Rises when another chip comes of the same simulator and seed."""
 
 
-def simulated_folder(cache: Path, count: int, first_seed: int, progress: Progress) -> Path:
+def simulated_folder(cache: Path, count: int, first_seed: int, progress: Progress, processes: int = 1) -> Path:
     """The chip folder of so many worlds, made if it is missing.
 
     Args:
         cache: Folder of such folders.
         count: Chips.
-        first_seed: Seed of the first; later ones follow, with gaps where chips were passed over.
+        first_seed: Seed of the first; each chip has :data:`SEEDS_PER_CHIP` of its own.
         progress: Told what is being made.
+        processes: How many make chips; nothing in the result.
 
     Raises:
         OutputError: The cache cannot be written.
@@ -42,20 +51,22 @@ def simulated_folder(cache: Path, count: int, first_seed: int, progress: Progres
     folder = cache / f"simulated-{first_seed}-{count}-{simulator_fingerprint()}"
     if not folder.exists():
         partial = folder.with_name(f".{folder.name}.partial")
-        write_simulated(partial, count, first_seed, progress)
+        write_simulated(partial, count, first_seed, progress, processes)
         os.replace(partial, folder)
     return folder
 
 
 def simulator_fingerprint() -> str:
     """Eight hexadecimal digits that change with the simulator's source."""
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(str(_LAYOUT).encode())
     for path in sorted(Path(pipeline.simulation.__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:8]
 
 
-def write_simulated(folder: Path, count: int, first_seed: int, progress: Progress | None = None) -> None:
+def write_simulated(
+    folder: Path, count: int, first_seed: int, progress: Progress | None = None, processes: int = 1
+) -> None:
     """Writes a chip folder, or finishes one that was interrupted.
 
     Raises:
@@ -63,37 +74,48 @@ def write_simulated(folder: Path, count: int, first_seed: int, progress: Progres
     """
     progress = progress or LogProgress()
     state = folder / "made.json"
-    made, seed = 0, first_seed
-    if state.exists():
-        saved = json.loads(state.read_text(encoding="utf-8"))
-        made, seed = int(saved["chips"]), int(saved["seed"])
-    write_json(state, {"chips": made, "seed": seed})
+    made = int(json.loads(state.read_text(encoding="utf-8"))["chips"]) if state.exists() else 0
+    write_json(state, {"chips": made})
     mode = "r+" if made else "w+"
     shape = (count, CHIP_PX, CHIP_PX)
     reflectance = _array(folder / "reflectance.npy", mode, np.int16, (count, len(BANDS), CHIP_PX, CHIP_PX))
     codes, weight = (_array(folder / name, mode, np.uint8, shape) for name in ("codes.npy", "weight.npy"))
     weight[:] = 1
     progress.start("simulated chips", count, "chips", made)
-    for index in range(made, count):
-        pixels, labels, seed = varied_chip(seed)
+    seeds = range(first_seed + SEEDS_PER_CHIP * made, first_seed + SEEDS_PER_CHIP * count, SEEDS_PER_CHIP)
+    for index, (pixels, labels) in enumerate(_made(seeds, processes), made):
         reflectance[index] = np.clip(np.round(pixels * SCALE), -30_000, 30_000).astype(np.int16)
         codes[index] = labels
         progress.advance()
         if (index + 1) % SAVE_EVERY == 0 or index + 1 == count:
             for array in (reflectance, codes, weight):
                 array.flush()
-            write_json(state, {"chips": index + 1, "seed": seed})
+            write_json(state, {"chips": index + 1})
 
 
-def varied_chip(seed: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8], int]:
-    """The first chip from a seed on that is not mostly one class, and the seed after it; at most five are looked at."""
+Simulated = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
+
+
+def _made(seeds: range, processes: int) -> Iterator[Simulated]:
+    """Chips of these seeds, in order."""
+    if processes <= 1:
+        yield from map(varied_chip, seeds)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        # A bounded number ahead: finished chips wait in this process's memory.
+        for start in range(0, len(seeds), 8 * processes):
+            yield from pool.map(varied_chip, seeds[start : start + 8 * processes], chunksize=2)
+
+
+def varied_chip(seed: int) -> Simulated:
+    """The first chip from a seed on that is not mostly one class; the last of :data:`SEEDS_PER_CHIP` whatever it is."""
     from pipeline.simulation.chips import simulate_chip
 
-    while True:
-        pixels, labels = simulate_chip(seed, CHIP_PX, season=mapping_season(seed))
-        seed += 1
-        if np.bincount(labels.ravel()).max() <= ONE_CLASS * labels.size or (seed - 1) % 5 == 0:
-            return pixels, labels, seed
+    for own in range(seed, seed + SEEDS_PER_CHIP):
+        pixels, labels = simulate_chip(own, CHIP_PX, season=mapping_season(own))
+        if np.bincount(labels.ravel()).max() <= ONE_CLASS * labels.size:
+            break
+    return pixels, labels
 
 
 def mapping_season(seed: int) -> float:

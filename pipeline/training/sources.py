@@ -40,17 +40,17 @@ class ChipRange:
     """Some chips of a source, as a source with a name."""
 
     def __init__(self, name: str, source: ChipSource, indices: range) -> None:
-        self._name, self._source, self._indices = name, source, indices
+        self._name, self.source, self.indices = name, source, indices
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self.indices)
 
     def __str__(self) -> str:
         return f"source {self._name}"
 
     def chip(self, index: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         """See :meth:`spex_core.batches.ChipSource.chip`."""
-        return self._source.chip(self._indices[index])
+        return self.source.chip(self.indices[index])
 
 
 class BalancedChips:
@@ -63,11 +63,7 @@ class BalancedChips:
 
     def __init__(self, source: ChipSource, seed: int) -> None:
         self._source = source
-        shares = []
-        for index in range(len(source)):
-            _, target, weight = source.chip(index)
-            shares.append((target * weight).sum((1, 2)) / max(float(weight.sum()), 1.0))
-        share = np.stack(shares)
+        share = np.stack([_class_shares(source, index) for index in range(len(source))])
         rarity = 1.0 / np.sqrt(share.mean(0) + 1e-3)
         probability = (share * rarity).sum(1) + 1e-9
         count = max(DRAWN, 4 * len(source))
@@ -84,16 +80,28 @@ class BalancedChips:
         return self._source.chip(int(self._drawn[index]))
 
 
+def _class_shares(source: ChipSource, index: int) -> FloatArray:
+    """Share of each class ``[K]`` among a chip's labelled pixels."""
+    if isinstance(source, ChipRange):
+        return _class_shares(source.source, source.indices[index])
+    if isinstance(source, ChipFolder):
+        return source.class_shares(index)
+    _, target, weight = source.chip(index)
+    shares: FloatArray = (target * weight).sum((1, 2)) / max(float(weight.sum()), 1.0)
+    return shares
+
+
 def with_chips_made(file: TrainFile, progress: Progress) -> TrainFile:
     """The same training with simulated chips as chip folders, which are made where they are missing.
 
     Raises:
         OutputError: The cache cannot be written.
     """
+    processes = max(file.compute.loaders, 1)
     sources = [
         FolderSource(
             kind="chips",
-            folder=simulated_folder(file.cache_folder, section.count, section.first_seed, progress),
+            folder=simulated_folder(file.cache_folder, section.count, section.first_seed, progress, processes),
             **section.model_dump(exclude={"kind", "count", "first_seed"}),
         )
         if isinstance(section, SimulatedSource)

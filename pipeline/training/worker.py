@@ -27,6 +27,7 @@ def training_config(file: TrainFile, chips: TrainingChips) -> TrainingConfig:
         seed=file.seed,
         weights=optimiser.loss_weights,
         band_subsets=optimiser.band_subsets,
+        coarse_views=optimiser.coarse_views,
         colours=chips.colours,
         class_balance=optimiser.class_balance,
         language_model_rate=optimiser.language_model_rate,

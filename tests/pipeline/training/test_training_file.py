@@ -12,7 +12,7 @@ from pipeline.chip_folder import ChipFolder
 from pipeline.errors import ConfigError
 from pipeline.progress import LogProgress
 from pipeline.training import TrainFile
-from pipeline.training.simulated import simulated_folder
+from pipeline.training.simulated import simulated_folder, write_simulated
 from pipeline.training.sources import open_sources, with_chips_made
 from spex_core.initial_model import band_statistics, initial_model
 from spex_core.legend import Legend
@@ -26,7 +26,10 @@ from tests.pipeline.training.conftest import training_document, training_file, w
             {"stages": [{"kind": "prompt", "steps": 1, "crop_px": 100}]},
             r"stages\.0\.crop_px: 100 is not a multiple of 32",
         ),
-        ({"stages": [{"kind": "guess", "steps": 1}]}, r"stages\.0\.kind: .*'pretrain', 'words' or 'prompt'"),
+        (
+            {"stages": [{"kind": "guess", "steps": 1}]},
+            r"stages\.0\.kind: .*'words', 'prompt' or 'describe'",
+        ),
         ({"sources": [{"name": "a", "kind": "tiff"}]}, r"sources\.0: .*'simulated', 'chips', 'shards'"),
         (
             {"sources": [{"name": "shore", "kind": "simulated", "count": 9, "first_seed": 899_990}]},
@@ -130,6 +133,16 @@ def test_simulated_chips_are_made_once_and_go_on_where_they_stopped(
     made = with_chips_made(TrainFile.from_dict(document, tmp_path), LogProgress())
     assert (made.sources[0].kind, made.sources[0].folder) == ("chips", folder)
     assert folder.stat().st_mtime_ns == before
+
+
+def test_several_processes_make_the_chips_that_one_makes(tmp_path: Path) -> None:
+    for processes in (1, 2):
+        write_simulated(tmp_path / str(processes), 3, 10_000, processes=processes)
+    one, two = (ChipFolder(tmp_path / str(processes), Legend.from_yaml()) for processes in (1, 2))
+    for index in range(3):
+        assert np.array_equal(one.chip(index)[0], two.chip(index)[0])
+        assert np.array_equal(one.chip(index)[1], two.chip(index)[1])
+        np.testing.assert_allclose(one.class_shares(index), one.chip(index)[1].mean((1, 2)), atol=0.02)
 
 
 def test_a_fresh_model_is_measured_on_its_chips_and_reads_their_prompts(
