@@ -77,6 +77,10 @@ class SpexConfig(PreTrainedConfig):
     attribute_digits: int = 3
     """Decimals of the numbers in a prompt; each digit is a token. A checkpoint's processor keeps its own."""
 
+    checked_answers: bool = False
+    """Whether answers are sentences of :mod:`spex_core.answer_templates`, so that they can be held against the masks:
+    :meth:`SpexForLandCover.predict` then says only what these bear out (:mod:`spex_core.grounding`)."""
+
     # mask decoder
     decoder_width: int = 96
     decoder_layers: int = 2

@@ -27,6 +27,7 @@ from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
 from spex_core.errors import CheckpointError, ModelInputError
+from spex_core.grounding import supported_answer
 from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
@@ -70,7 +71,9 @@ class LandCoverPrediction(ModelOutput):
     scores: Tensor | None = None
     """float ``[B, K, H, W]``: softmax over the K legend classes."""
     texts: list[list[str]] | None = None
-    """B lists of K answers; empty when ``explain="none"``."""
+    """B x K answers, empty when ``explain="none"``; with ``checked_answers``, what the masks bear out of them."""
+    written: list[list[str]] | None = None
+    """The same as the model wrote them."""
 
 
 class Condensation(nn.Module):
@@ -333,8 +336,16 @@ class SpexForLandCover(PreTrainedModel):
         if logits.shape[-2:] != pixel_values.shape[-2:]:
             logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
         if self.config.official_numerics:
-            return LandCoverPrediction(scores=_shares(logits.float()), texts=texts)
-        return LandCoverPrediction(scores=(logits.float() / self.config.temperature).softmax(dim=1), texts=texts)
+            return LandCoverPrediction(scores=_shares(logits.float()), texts=texts, written=texts)
+        scores = (logits.float() / self.config.temperature).softmax(dim=1)
+        said = texts
+        if self.config.checked_answers:
+            drawn = scores.cpu().numpy()
+            said = [
+                [supported_answer(text, legend, k, drawn[i], tiles[i]) for k, text in enumerate(row)]
+                for i, row in enumerate(texts)
+            ]
+        return LandCoverPrediction(scores=scores, texts=said, written=texts)
 
     def _as_channels(
         self, pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,17 @@ def questions(model: SpexForLandCover, image: ModelImage, legend: Legend, attrib
     return model.processor.questions(image.in_slots(), legend, max_records=0 if attributes == "none" else None)
 
 
+class Answer(NamedTuple):
+    """What a model says of one chip."""
+
+    scores: FloatArray
+    """``[K, H, W]``; they sum to 1 over K."""
+    texts: list[str]
+    """K texts as the model gives them out, empty for ``explain="none"``."""
+    written: list[str]
+    """The same before they were held against the masks, if the checkpoint does that."""
+
+
 def ask(
     model: SpexForLandCover,
     image: ModelImage,
@@ -79,7 +90,7 @@ def ask(
     explain: Literal["none", "brief", "full"] = "none",
     sensor: Sequence[Band] = BANDS,
     gsd_m: float | None = None,
-) -> tuple[FloatArray, list[str]]:
+) -> Answer:
     """Scores and texts of one chip.
 
     Args:
@@ -90,9 +101,6 @@ def ask(
         explain: Whether the model writes texts.
         sensor: The band that stands in each of the ten channels.
         gsd_m: Pixel size on the ground, metres, where it is not the sensor's own.
-
-    Returns:
-        Scores ``[K, H, W]`` that sum to 1 over K; K texts, empty for ``explain="none"``.
 
     Raises:
         BadInputError: The checkpoint cannot take these bands.
@@ -115,4 +123,5 @@ def ask(
     assert prediction.scores is not None
     height, width = image.shape
     scores = prediction.scores[0, :, :height, :width].float().cpu().numpy()
-    return scores, list(prediction.texts[0]) if prediction.texts else []
+    texts, written = (list(rows[0]) if rows else [] for rows in (prediction.texts, prediction.written))
+    return Answer(scores, texts, written)

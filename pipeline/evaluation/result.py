@@ -74,6 +74,9 @@ class TextQuality:
     supported: int
     kinds: dict[str, tuple[int, int]]
     """Kind of claim → (claims, supported)."""
+    written: int = 0
+    """Claims before the model's texts were held against its masks."""
+    written_supported: int = 0
 
     @property
     def share(self) -> float:
@@ -198,6 +201,7 @@ class EvaluationResult:
                 "texts": self.texts.texts,
                 "claims": self.texts.claims,
                 "supported_share": _rounded(self.texts.share),
+                "written": {"claims": self.texts.written, "supported": self.texts.written_supported},
                 "kinds": {kind: {"claims": n, "supported": s} for kind, (n, s) in sorted(self.texts.kinds.items())},
             },
             "protocol": [

@@ -32,7 +32,13 @@ def show_evaluation(result: EvaluationResult, console: Console) -> None:
         _line(
             console,
             f"Texts: {t.texts} about {t.chips} chips make {t.claims} claims"
-            + (f"; the labels support {t.share:.1%} of them." if t.claims else ", so nothing can be checked."),
+            + (f"; the labels support {t.share:.1%} of them." if t.claims else ", so nothing can be checked.")
+            + (
+                f" As written, before they were held against the masks: {t.written} claims, "
+                f"{t.written_supported / t.written:.1%} supported."
+                if t.written > t.claims
+                else ""
+            ),
         )
     if result.protocol:
         _line(console, "")

@@ -75,7 +75,7 @@ def calibrate(config: EvaluationConfig, progress: Progress) -> TemperatureFit:
         if image is not None and len(labelled):
             prompts = questions(model, image, asked, "measured")
             opened = sources[source]
-            scores, _ = ask(model, image, asked, prompts, sensor=opened.sensor, gsd_m=opened.gsd_m)
+            scores = ask(model, image, asked, prompts, sensor=opened.sensor, gsd_m=opened.gsd_m).scores
             chosen = rng.choice(labelled, min(PIXELS_PER_CHIP, len(labelled)), replace=False)
             parts.append((scores.reshape(len(asked), -1)[:, chosen], reference.ravel()[chosen].astype(np.int64)))
         progress.advance()

@@ -9,7 +9,8 @@ from pipeline.evaluation.classes import Classes
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.result import TextQuality
 from pipeline.evaluation.sources import LabelledChip, Source
-from spex_core.answers import check
+from spex_core.answers import Claim, check
+from spex_core.label_facts import BoolArray
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 
@@ -32,7 +33,7 @@ class TextCheck:
         self._chosen = set(np.linspace(0, chips - 1, min(config.texts, chips)).round().astype(int).tolist())
         self._comparable = not classes.grouped
         self._kinds: dict[str, tuple[int, int]] = {}
-        self._chips = self._texts = 0
+        self._chips = self._texts = self._written = self._written_supported = 0
 
     def add(self, index: int, model: SpexForLandCover, source: Source, chip: LabelledChip, image: ModelImage) -> None:
         """Counts the claims about a chip if it is one of the chosen ones."""
@@ -40,17 +41,24 @@ class TextCheck:
         if index not in self._chosen or not self._comparable or labelled.mean() < LABELLED_SHARE:
             return
         prompts = questions(model, image, self._asked, "measured")
-        _, texts = ask(
+        answer = ask(
             model, image, self._asked, prompts, explain=self._explain, sensor=source.sensor, gsd_m=source.gsd_m
         )
         self._chips += 1
         masks = {entry.noun: chip.labels == k for k, entry in enumerate(self._asked)}
-        for entry, text in zip(self._asked, texts, strict=True):
+        for entry, text, written in zip(self._asked, answer.texts, answer.written, strict=True):
             self._texts += 1
             others = {noun: mask for noun, mask in masks.items() if noun != entry.noun}
-            for claim in check(text, entry.noun, masks[entry.noun], chip.reflectance, others):
+
+            def judged(said: str, noun: str = entry.noun, others: dict[str, BoolArray] = others) -> list[Claim]:
+                return check(said, noun, masks[noun], chip.reflectance, others)
+
+            for claim in judged(text):
                 claims, supported = self._kinds.get(claim.kind, (0, 0))
                 self._kinds[claim.kind] = claims + 1, supported + claim.supported
+            for claim in judged(written):
+                self._written += 1
+                self._written_supported += claim.supported
 
     @property
     def quality(self) -> TextQuality | None:
@@ -58,4 +66,5 @@ class TextCheck:
         if not self._chips:
             return None
         claims, supported = (sum(counts[i] for counts in self._kinds.values()) for i in (0, 1))
-        return TextQuality(self._chips, self._texts, claims, supported, dict(self._kinds))
+        written = (self._written, self._written_supported)
+        return TextQuality(self._chips, self._texts, claims, supported, dict(self._kinds), *written)

@@ -119,7 +119,7 @@ def test_odd_sides_gaps_and_missing_bands_reach_the_model_whole(model: SpexForLa
     assert image is not None
     assert image.pixels.shape == (9, 64, 96)
     assert np.isfinite(image.pixels).all()
-    scores, texts = ask(model, image, LEGEND, questions(model, image, LEGEND, "measured"))
+    scores, texts, _ = ask(model, image, LEGEND, questions(model, image, LEGEND, "measured"))
     assert scores.shape == (9, 50, 70)
     assert scores.sum(0) == pytest.approx(np.ones((50, 70)), abs=1e-4)
     assert texts == []
