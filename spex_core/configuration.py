@@ -107,6 +107,10 @@ class SpexConfig(PreTrainedConfig):
     """Parity mode: sets ``double_softmax``, and :meth:`SpexForLandCover.predict` thresholds masks at stride 4 before it
     resizes them, as published. What else the published code does is in :mod:`spex_core.official_procedure`."""
 
+    finer_look_gsd_m: float | None = None
+    """Images whose pixels are at least this large, metres, are also read with pixels half the size, and the scores are
+    averaged (docs/decisions/0020). For models with ``band_encoding``; None: never."""
+
     temperature: float = 1.0
     """Scores are softmax(logits / temperature): calibration on held-out chips."""
 

@@ -57,8 +57,17 @@ def supported_answer(
         kept = list(dict.fromkeys(claim.text for claim in claims if claim.text not in wrong))
         if not kept:
             return short_answer(noun)
-    assert kept is not None
-    return " ".join(kept if noun in kept[0] else [short_answer(noun), *kept])
+    kept = _with_antecedents(kept or [])
+    return " ".join(kept if kept and noun in kept[0] else [short_answer(noun), *kept])
+
+
+def _with_antecedents(sentences: list[str]) -> list[str]:
+    """Without those that say "Another ..." when nothing before them tells of the first."""
+    return [
+        sentence
+        for place, sentence in enumerate(sentences)
+        if not sentence.startswith("Another ") or any("largest" in before for before in sentences[:place])
+    ]
 
 
 def _others(best: npt.NDArray[np.int64], legend: Legend, position: int) -> dict[str, BoolArray]:

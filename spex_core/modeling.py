@@ -337,7 +337,10 @@ class SpexForLandCover(PreTrainedModel):
             logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
         if self.config.official_numerics:
             return LandCoverPrediction(scores=_shares(logits.float()), texts=texts, written=texts)
-        scores = (logits.float() / self.config.temperature).softmax(dim=1)
+        scores = self._scores(logits)
+        if self._is_coarse(pixel_values, samplings):
+            assert samplings is not None
+            scores = (scores + self._finer_scores(pixel_values, wavelengths, samplings, prompts)) / 2
         said = texts
         if self.config.checked_answers:
             drawn = scores.cpu().numpy()
@@ -346,6 +349,31 @@ class SpexForLandCover(PreTrainedModel):
                 for i, row in enumerate(texts)
             ]
         return LandCoverPrediction(scores=scores, texts=said, written=texts)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Mask logits ``[B, K, H, W]`` → float32 scores at the fitted temperature."""
+        return (logits.float() / self.config.temperature).softmax(dim=1)
+
+    def _is_coarse(self, channels: Tensor, sampling_m: Tensor | None) -> bool:
+        """Whether every band that is there has pixels of at least ``finer_look_gsd_m``."""
+        bound = self.config.finer_look_gsd_m
+        if bound is None or sampling_m is None:
+            return False
+        present = ~channels[0, :, 0, 0].isnan()
+        return bool((sampling_m[0, present.to(sampling_m.device)] >= bound).all())
+
+    def _finer_scores(
+        self, channels: Tensor, wavelength_nm: Tensor | None, sampling_m: Tensor, prompts: Tensor
+    ) -> Tensor:
+        """Scores of an image read with pixels half the size, brought back to its own: float32 ``[B, K, H, W]``."""
+        finer = F.interpolate(
+            channels.to(self.device, self.dtype), scale_factor=2, mode="bilinear", align_corners=False
+        )
+        vision = self.encode_image(finer, wavelength_nm, sampling_m / 2)
+        logits = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
+        if logits.shape[-2:] != finer.shape[-2:]:
+            logits = F.interpolate(logits, finer.shape[-2:], mode="bilinear", align_corners=False)
+        return F.avg_pool2d(self._scores(logits), 2)
 
     def _as_channels(
         self, pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None

@@ -170,7 +170,7 @@ def write_real(
         for number, scene in enumerate(trained):
             own = teacher.probabilities(scene.look.surface, scene.residual)
             chips.cut(scene, own)
-            others = [other.look for other in trained if other is not scene]
+            others = [other.look for other in trained if other is not scene] or [scene.look]
             for index in range(looks):
                 rng = np.random.default_rng((seed, number, index))
                 look = other_look(scene.look, own.argmax(0), others, rng)

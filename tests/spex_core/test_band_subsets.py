@@ -130,3 +130,24 @@ def test_questions_of_a_sensor_with_one_near_infrared_band_hold_indices(
     questions = model.processor.questions(pixels, legend)
     assert any("NDVI" in question for question in questions)
     assert not any("nan" in question for question in questions)
+
+
+def test_coarse_pixels_are_looked_at_twice(legend: Legend, tiles: torch.Tensor) -> None:
+    model = build_tiny_model(legend, band_encoding=True).eval()
+    six = tiles[:, [SENTINEL2_BANDS.index(name) for name in ("B02", "B03", "B04", "B8A", "B11", "B12")]]
+    once = model.predict(six, legend, bands=LANDSAT_BANDS).scores
+    ten = model.predict(tiles, legend).scores
+    fine = torch.nn.functional.interpolate(six, scale_factor=2, mode="bilinear")
+    halved = [Band(b.name, b.common_name, b.wavelength_nm, b.gsd_m // 2) for b in LANDSAT_BANDS]
+    questions = [model.processor.question(entry, ()) for entry in legend] * len(tiles)
+    finer = model.predict(fine, legend, bands=halved, questions=questions).scores
+    expected = model.predict(six, legend, bands=LANDSAT_BANDS, questions=questions).scores
+    expected = (expected + torch.nn.functional.avg_pool2d(finer, 2)) / 2
+
+    model.config.finer_look_gsd_m = 15.0
+    twice = model.predict(six, legend, bands=LANDSAT_BANDS, questions=questions).scores
+    torch.testing.assert_close(twice, expected, atol=1e-3, rtol=0)  # the second look reuses the prompts of the first
+    assert (twice - once).abs().max() > 1e-3
+    torch.testing.assert_close(twice.sum(1), torch.ones_like(twice.sum(1)))
+    torch.testing.assert_close(model.predict(tiles, legend).scores, ten, rtol=0, atol=0)  # 10 m: once
+    assert not torch.equal(model.predict(tiles, legend, gsd_m=20.0).scores, ten)

@@ -52,6 +52,16 @@ def test_a_false_sentence_is_left_out_and_the_class_is_still_named(
     assert supported_answer("Once upon a time", legend, trees, scores_of(labels, len(legend))) == short_answer(noun)
 
 
+def test_there_is_no_other_without_a_first(legend: Legend, labels: np.ndarray, trees: int) -> None:
+    labels[5:20, 40:55] = trees
+    noun = legend.classes[trees].noun
+    first = "The largest is huge, at middle-left, centred on 0.2, 0.5."
+    other = "Another is large, at top-right, centred on 0.8, 0.2."
+    scores = scores_of(labels, len(legend))
+    assert supported_answer(f"{first} {other}", legend, trees, scores) == f"{short_answer(noun)} {first} {other}"
+    assert supported_answer(other, legend, trees, scores) == short_answer(noun)
+
+
 def test_what_a_slight_doubt_overturns_is_not_claimed(legend: Legend, labels: np.ndarray, trees: int) -> None:
     noun = legend.classes[trees].noun
     text = f"The {noun} regions cover about 40 percent of this image."
