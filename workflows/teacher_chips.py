@@ -37,7 +37,8 @@ FloatArray = npt.NDArray[np.float32]
 TEACHER_CODES = (80, 10, 30, 90, 40, 20, 50, 60, 70)
 """WorldCover code of each Dynamic World class, in its channel order."""
 TEACHER_CONFIDENCE = 0.45
-"""Pixels whose best teacher class is less probable than this are not labelled."""
+"""Pixels whose best teacher class is less probable than this are not labelled, but for scenes of which a person knows
+what is absent."""
 SHARPENING = 1.5
 """Exponent on the teacher's probabilities: at 0.7 it is right 94 times in 100, so it is too modest by itself."""
 HELD_OUT = ("terramind-433D_629L_3_1",)
@@ -103,6 +104,8 @@ class TaughtScene:
     """See :meth:`Teacher.residual`."""
     reference: Tensor | None
     """uint8 ``[H, W]``, codes of a map made by people; 0 where it says nothing."""
+    absent: tuple[int, ...]
+    """Codes of classes that are not there."""
 
     @classmethod
     def of(cls, scene: RealScene, teacher: Teacher, device: str) -> TaughtScene:
@@ -118,6 +121,7 @@ class TaughtScene:
             Look(surface, tensor(scene.observed)),
             teacher.residual(surface, tensor(scene.top_of_atmosphere)),
             None if scene.reference is None else tensor(scene.reference),
+            scene.absent,
         )
 
     def columns(self, start: int, stop: int) -> TaughtScene:
@@ -177,8 +181,9 @@ def write_real(
                 again = teacher.probabilities(look.surface, scene.residual)
                 if look.same_place:
                     look = replace(look, observed=look.observed & ~_implausible(own, again, legend))
-                told = scene.reference if look.same_place else None
-                changed = replace(scene, look=look, reference=told)
+                changed = replace(scene, look=look)
+                if not look.same_place:  # nobody knows what is there
+                    changed = replace(changed, reference=None, absent=())
                 chips.cut(changed, again, turn=int(rng.integers(0, stride)))
 
 
@@ -210,7 +215,11 @@ class _Chips:
 
     def cut(self, scene: TaughtScene, probability: Tensor, turn: int = 0) -> None:
         """Adds the chips of a scene; ``turn`` shifts their lattice."""
-        labelled = scene.look.observed & (probability.amax(0) >= TEACHER_CONFIDENCE)
+        if scene.absent:
+            there = [float(code not in scene.absent) for code in self._legend.codes]
+            probability = probability * torch.tensor(there, device=probability.device)[:, None, None]
+            probability = probability / probability.sum(0).clamp_min(1e-6)
+        labelled = scene.look.observed & ((probability.amax(0) >= TEACHER_CONFIDENCE) | bool(scene.absent))
         target = probability**self._sharpening
         target = target / target.sum(0)
         if scene.reference is not None:

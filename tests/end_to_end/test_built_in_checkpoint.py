@@ -10,6 +10,7 @@ import torch
 
 from pipeline.simulation import simulate_chip
 from spex_core import Legend, SpexForLandCover, resolve_checkpoint
+from spex_core.answers import check, supported_share
 from spex_core.bands import BAND_SETS, SENTINEL2_BANDS, band_slots
 
 SEED = 900_004
@@ -59,3 +60,32 @@ def test_fewer_bands_still_give_most_of_the_map(model: SpexForLandCover, chip: t
 def test_the_checkpoint_is_small() -> None:
     folder = Path(resolve_checkpoint("spex-s2-tiny"))
     assert sum(file.stat().st_size for file in folder.rglob("*")) < LARGEST_CHECKPOINT_BYTES
+
+
+def test_most_of_what_it_says_is_true(model: SpexForLandCover) -> None:
+    legend = Legend.from_yaml()
+    pixels, codes = simulate_chip(SEED + 1, 256, season=0.5)
+    prediction = model.predict(torch.from_numpy(pixels)[None], legend, explain="full")
+    masks = {entry.noun: codes == entry.code for entry in legend}
+    said, written = (
+        [
+            claim
+            for noun, text in zip(masks, texts[0], strict=True)
+            for claim in check(text, noun, masks[noun], pixels, {n: m for n, m in masks.items() if n != noun})
+        ]
+        for texts in (prediction.texts, prediction.written)
+    )
+    assert len(said) >= 5
+    assert supported_share(said) >= 0.85
+    assert supported_share(said) > supported_share(written)
+
+
+def test_coarse_pixels_give_nearly_the_same_map(model: SpexForLandCover) -> None:
+    legend = Legend.from_yaml()
+    pixels, codes = simulate_chip(SEED, 192, season=0.5)
+    coarse = pixels.reshape(10, 64, 3, 64, 3).mean((2, 4))
+    truth = (codes[None] == np.array(legend.codes)[:, None, None]).reshape(9, 64, 3, 64, 3).mean((2, 4))
+    slots, bands = band_slots(BAND_SETS["landsat"])
+    scores = model.predict(torch.from_numpy(coarse[list(slots)])[None], legend, bands=bands).scores[0].numpy()
+    clear = truth.max(0) > 0.5
+    assert (scores.argmax(0) == truth.argmax(0))[clear].mean() > 0.6

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,14 @@ def test_chips_hold_the_teachers_labels_where_it_is_sure(tmp_path: Path, teacher
     np.testing.assert_allclose(target[:, 100].sum(0), 1, atol=0.02)
     assert held_out.chip(0)[2][:, 128:].sum() == 0
     assert not list((tmp_path / "real").glob("*.partial"))
+
+
+def test_a_class_that_is_not_there_is_not_labelled(tmp_path: Path, teacher: Teacher, legend: Legend) -> None:
+    desert = dataclasses.replace(scene("desert"), absent=(10,))
+    write_real(tmp_path / "real", [desert], teacher, legend, looks=0)
+    _, target, weight = ChipFolder(tmp_path / "real", legend).chip(0)
+    assert target[legend.codes.index(10)].max() == 0
+    assert weight[100, :90].all()
 
 
 def test_looks_depend_on_seed_scene_and_number_alone(tmp_path: Path, teacher: Teacher, legend: Legend) -> None:
