@@ -160,8 +160,7 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
             np.stack([hidden_parts(chip.reflectance, rng) for chip, rng in zip(chips, generators, strict=True)])
         )
     elif stage.kind == "words":
-        questions = processor.questions(chips[0].reflectance, legend, max_records=0)
-        text = processor.encode(questions, processor.short_answers(legend))
+        text = processor.class_words(legend)
     else:
         questions, answers = [], []
         for chip, rng in zip(chips, generators, strict=True):

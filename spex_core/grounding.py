@@ -42,7 +42,7 @@ def supported_answer(
         what is left does not name the class.
     """
     noun = legend.classes[position].noun
-    kept: list[str] | None = None
+    kept = [text]
     logs = np.log(scores.clip(1e-9))
     for doubt in DOUBTS:
         changed = logs.copy()
@@ -51,13 +51,12 @@ def supported_answer(
         mask = best == position
         if doubt == 0.0 and mask.any() and scores[position][mask].mean() < SURE:
             return short_answer(noun)
-        said = " ".join(kept) if kept is not None else text
-        claims = check(said, noun, mask, reflectance, _others(best, legend, position))
+        claims = check(" ".join(kept), noun, mask, reflectance, _others(best, legend, position))
         wrong = {claim.text for claim in claims if not claim.supported}
         kept = list(dict.fromkeys(claim.text for claim in claims if claim.text not in wrong))
         if not kept:
             return short_answer(noun)
-    kept = _with_antecedents(kept or [])
+    kept = _with_antecedents(kept)
     return " ".join(kept if kept and noun in kept[0] else [short_answer(noun), *kept])
 
 

@@ -130,6 +130,10 @@ class SpexProcessor(ProcessorMixin):
         """The fixed answers that condition masks when nothing is explained."""
         return [short_answer(entry.noun) for entry in legend]
 
+    def class_words(self, legend: Legend) -> TextBatch:
+        """The K questions without attributes, with their short answers."""
+        return self.encode([self.question(entry, ()) for entry in legend], self.short_answers(legend))
+
     def encode(self, questions: Sequence[str], answers: Sequence[str] | None) -> TextBatch:
         """Tokenises questions and, if given, answers.
 

@@ -22,7 +22,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from spex_core.batches import ChipSource, Recipe, Stage, StepBatch, step_batches
+from spex_core.batches import ChipSource, Kind, Recipe, Stage, StepBatch, step_batches
 from spex_core.describing import LEARNING, Description, PromptAnchor, anchor_loss_sum
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
@@ -223,10 +223,8 @@ class _Loop:
 
     def _run_stage(self, span: Span, steps: range) -> None:
         stage, worker = span.stage, self._worker
-        resting = stage.kind == "words"
         for name, part in self._model.named_children():
-            learns = name in LEARNING if stage.kind == "describe" else name != "language_model" or not resting
-            part.requires_grad_(learns)
+            part.requires_grad_(_learns(name, stage.kind))
         module: nn.Module = self._model
         if stage.kind == "pretrain":
             module = MaskedReconstruction(self._model, self._head)
@@ -240,9 +238,8 @@ class _Loop:
         batches = step_batches(self._recipe, stage, steps, worker.rank, worker.count, worker.loaders, pinned)
         for step, batch in zip(steps, batches, strict=True):
             rate = span.learning_rate(step, self._config)
-            for group, factor in zip(
-                self._optimiser.param_groups, (1.0, 0.0 if resting else self._config.language_model_rate), strict=True
-            ):
+            language = self._config.language_model_rate if _learns("language_model", stage.kind) else 0.0
+            for group, factor in zip(self._optimiser.param_groups, (1.0, language), strict=True):
                 group["lr"] = factor * rate
             # The only random numbers of a step that are not the batch's own (stochastic depth, dropout).
             torch.manual_seed(int(np.random.SeedSequence((self._config.seed, step, worker.rank)).generate_state(1)[0]))
@@ -371,3 +368,10 @@ class _Loop:
         decides["legend"] = self._legend.codes
         decides["parameters"] = sum(weight.numel() for weight in self._model.parameters())
         return json.dumps(decides)
+
+
+def _learns(part: str, kind: Kind) -> bool:
+    """Whether a stage changes a part of the model."""
+    if kind == "describe":
+        return part in LEARNING
+    return part != "language_model" or kind != "words"

@@ -49,8 +49,7 @@ def pixel_hits(
 def _by_class_words(model: SpexForLandCover, reflectance: Tensor, legend: Legend) -> Tensor:
     """Mask logits ``[K, H, W]`` of one chip ``[10, H, W]``, NaN in missing bands."""
     assert model.processor is not None
-    questions = [model.processor.question(entry, ()) for entry in legend]
-    text = model.processor.encode(questions, model.processor.short_answers(legend)).to(model.device)
+    text = model.processor.class_words(legend).to(model.device)
     logits = model(reflectance[None].to(model.device), text, see_image=False).mask_logits[0]
     if logits.shape[-2:] != reflectance.shape[-2:]:
         logits = torch.nn.functional.interpolate(logits[None], reflectance.shape[-2:], mode="bilinear")[0]
