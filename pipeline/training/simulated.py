@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 import pipeline.simulation
 from pipeline.atomic_files import write_json
@@ -101,7 +102,8 @@ def _made(seeds: range, processes: int) -> Iterator[Simulated]:
     if processes <= 1:
         yield from map(varied_chip, seeds)
         return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    # One thread each: as many processes as cores, with as many threads again, get in each other's way.
+    with ProcessPoolExecutor(processes, get_context("spawn"), threadpool_limits, (1,)) as pool:
         # A bounded number ahead: finished chips wait in this process's memory.
         for start in range(0, len(seeds), 8 * processes):
             yield from pool.map(varied_chip, seeds[start : start + 8 * processes], chunksize=2)
