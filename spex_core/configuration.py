@@ -81,6 +81,10 @@ class SpexConfig(PreTrainedConfig):
     """Whether answers are sentences of :mod:`spex_core.answer_templates`, so that they can be held against the masks:
     :meth:`SpexForLandCover.predict` then says only what these bear out (:mod:`spex_core.grounding`)."""
 
+    masks_by_class_words: bool = False
+    """Whether masks are anchored to the class words (:mod:`spex_core.describing`): with ``explain="none"`` these alone
+    are then read, once for all tiles, without image and attributes."""
+
     # mask decoder
     decoder_width: int = 96
     decoder_layers: int = 2

@@ -33,11 +33,7 @@ class PromptAnchor(nn.Module):
     @torch.no_grad()
     def set(self, model: SpexForLandCover, legend: Legend) -> None:
         """Takes the prompts that the model gives for the classes of a legend, without image and attributes."""
-        assert model.processor is not None
-        text = model.processor.class_words(legend).to(self.prompts.device)
-        nothing = self.prompts.new_zeros(1, 0, model.config.text.hidden_size)
-        states = model.read_suffix(text, model.read_prefix(text.prefix_ids, nothing, len(legend)))
-        self.prompts.copy_(model.condensation(states, text.answer_mask))
+        self.prompts.copy_(model.class_word_prompts(legend))
 
 
 class Description(nn.Module):

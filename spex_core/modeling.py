@@ -306,6 +306,11 @@ class SpexForLandCover(PreTrainedModel):
         wavelengths, samplings = None, None
         if bands is not None or gsd_m is not None:
             pixel_values, wavelengths, samplings = self._as_channels(pixel_values, bands or self.config.bands, gsd_m)
+        if questions is None and explain == "none" and self.config.masks_by_class_words:
+            vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
+            prompts = self.class_word_prompts(legend).expand(len(pixel_values), -1, -1, -1)
+            scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
+            return LandCoverPrediction(scores=scores, texts=[], written=[])
         tiles = pixel_values.float().cpu().numpy()
         if questions is None:
             questions = [text for tile in tiles for text in self.processor.questions(tile, legend)]
@@ -330,17 +335,10 @@ class SpexForLandCover(PreTrainedModel):
             states, answer_mask, written = self._decode(text, states, cache, NEW_TOKENS[explain])
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
-        logits = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
         if self.config.official_numerics:
-            logits = (logits > 0).to(logits.dtype)
-        if logits.shape[-2:] != pixel_values.shape[-2:]:
-            logits = F.interpolate(logits, pixel_values.shape[-2:], mode="bilinear", align_corners=False)
-        if self.config.official_numerics:
-            return LandCoverPrediction(scores=_shares(logits.float()), texts=texts, written=texts)
-        scores = self._scores(logits)
-        if self._is_coarse(pixel_values, samplings):
-            assert samplings is not None
-            scores = (scores + self._finer_scores(pixel_values, wavelengths, samplings, prompts)) / 2
+            masks = (self._mask_logits(vision, prompts, pixel_values.shape[-2:]) > 0).float()
+            return LandCoverPrediction(scores=_shares(masks), texts=texts, written=texts)
+        scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
         said = texts
         if self.config.checked_answers:
             drawn = scores.cpu().numpy()
@@ -350,30 +348,45 @@ class SpexForLandCover(PreTrainedModel):
             ]
         return LandCoverPrediction(scores=scores, texts=said, written=texts)
 
-    def _scores(self, logits: Tensor) -> Tensor:
-        """Mask logits ``[B, K, H, W]`` → float32 scores at the fitted temperature."""
-        return (logits.float() / self.config.temperature).softmax(dim=1)
+    def class_word_prompts(self, legend: Legend) -> Tensor:
+        """Mask prompts of the bare class words, ``[K, condensed_tokens, decoder_width]``: no image, no attributes."""
+        if self.processor is None:
+            raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")
+        text = self.processor.class_words(legend).to(self.device)
+        nothing = torch.zeros(1, 0, self.config.text.hidden_size, device=self.device, dtype=self.dtype)
+        states = self.read_suffix(text, self.read_prefix(text.prefix_ids, nothing, len(legend)))
+        prompts: Tensor = self.condensation(states, text.answer_mask)
+        return prompts
 
-    def _is_coarse(self, channels: Tensor, sampling_m: Tensor | None) -> bool:
-        """Whether every band that is there has pixels of at least ``finer_look_gsd_m``."""
-        bound = self.config.finer_look_gsd_m
-        if bound is None or sampling_m is None:
-            return False
-        present = ~channels[0, :, 0, 0].isnan()
-        return bool((sampling_m[0, present.to(sampling_m.device)] >= bound).all())
+    def _mask_logits(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:
+        """Mask logits ``[B, K, H, W]`` of a vision pass, at the size of its image."""
+        logits: Tensor = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        return logits
 
-    def _finer_scores(
-        self, channels: Tensor, wavelength_nm: Tensor | None, sampling_m: Tensor, prompts: Tensor
+    def _scores(
+        self,
+        channels: Tensor,
+        wavelength_nm: Tensor | None,
+        sampling_m: Tensor | None,
+        vision: VisionOutput,
+        prompts: Tensor,
     ) -> Tensor:
-        """Scores of an image read with pixels half the size, brought back to its own: float32 ``[B, K, H, W]``."""
+        """Scores at the fitted temperature, float32 ``[B, K, H, W]``; coarse images are looked at twice."""
+
+        def softmax(logits: Tensor) -> Tensor:
+            return (logits.float() / self.config.temperature).softmax(dim=1)
+
+        scores = softmax(self._mask_logits(vision, prompts, channels.shape[-2:]))
+        bound, present = self.config.finer_look_gsd_m, ~channels[0, :, 0, 0].isnan()
+        if bound is None or sampling_m is None or (sampling_m[0, present.to(sampling_m.device)] < bound).any():
+            return scores
         finer = F.interpolate(
             channels.to(self.device, self.dtype), scale_factor=2, mode="bilinear", align_corners=False
         )
-        vision = self.encode_image(finer, wavelength_nm, sampling_m / 2)
-        logits = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
-        if logits.shape[-2:] != finer.shape[-2:]:
-            logits = F.interpolate(logits, finer.shape[-2:], mode="bilinear", align_corners=False)
-        return F.avg_pool2d(self._scores(logits), 2)
+        second = self.encode_image(finer, wavelength_nm, sampling_m / 2)
+        return (scores + F.avg_pool2d(softmax(self._mask_logits(second, prompts, finer.shape[-2:])), 2)) / 2
 
     def _as_channels(
         self, pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None

@@ -151,3 +151,17 @@ def test_coarse_pixels_are_looked_at_twice(legend: Legend, tiles: torch.Tensor) 
     torch.testing.assert_close(twice.sum(1), torch.ones_like(twice.sum(1)))
     torch.testing.assert_close(model.predict(tiles, legend).scores, ten, rtol=0, atol=0)  # 10 m: once
     assert not torch.equal(model.predict(tiles, legend, gsd_m=20.0).scores, ten)
+
+
+def test_anchored_masks_are_asked_for_by_class_words_alone(legend: Legend, tiles: torch.Tensor) -> None:
+    model = build_tiny_model(legend).eval()
+    full = model.predict(tiles, legend).scores
+    model.config.masks_by_class_words = True
+    words = model.predict(tiles, legend).scores
+    text = model.processor.class_words(legend)
+    with torch.inference_mode():
+        expected = model(tiles, text, see_image=False).mask_logits.softmax(1)
+    torch.testing.assert_close(words, expected, atol=1e-5, rtol=1e-5)
+    questions = [question for tile in tiles for question in model.processor.questions(tile.numpy(), legend)]
+    torch.testing.assert_close(model.predict(tiles, legend, questions=questions).scores, full)  # given ones are asked
+    assert model.predict(tiles, legend, explain="brief").texts[0]
