@@ -202,8 +202,13 @@ class _Loop:
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
         self._folder = TrainingFolder(folder)
-        parts = ("model", model), ("average", self._average), ("head", self._head), ("anchor", self._anchor)
-        self._parts: dict[str, Any] = {**dict(parts), "optimiser": self._optimiser}
+        self._parts: dict[str, Any] = {
+            "model": model,
+            "average": self._average,
+            "head": self._head,
+            "anchor": self._anchor,
+            "optimiser": self._optimiser,
+        }
         self._progress = Progressed()
         self._started = time.monotonic()
 
