@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from spex_core import Legend, SpexConfig, SpexForLandCover, SpexProcessor, resolve_checkpoint
-from spex_core.dcnv3 import Sampling, dcnv3_portable
+from spex_core.dcnv3 import dcnv3_portable
+from spex_core.dcnv3_sampling import Sampling
 from spex_core.decoding import DecodingRule
 from spex_core.official_procedure import prompt_ids, published_mask
 from spex_core.priors import AttributeRecord

@@ -2,7 +2,7 @@
 
     python -m benchmarks.simulator_calibration REAL_CHIPS [SIMULATED_CHIPS ...] [--simulate 60]
 
-Folders as :mod:`pipeline.chip_folder` describes them; of real chips only pixels whose best class is more probable
+Folders as :mod:`pipeline.chips.chip_folder` describes them; of real chips only pixels whose best class is more probable
 than 0.55 count. Each figure is the median over chips with at least 300 pixels of a class: within one chip the
 atmosphere and the date are the same, so spread, texture and correlation compare even where scenes of other seasons do
 not. ``--simulate`` draws chips with the simulator of this checkout as one more row. The last line is one JSON object.
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.chip_folder import ChipFolder
+from pipeline.chips.chip_folder import ChipFolder
 from spex_core.legend import Legend
 from spex_core.training import ChipSource
 

@@ -4,8 +4,9 @@
 imports below must come here, at once, so that ``pipeline.run`` and ``pipeline.plan`` mean the functions for good.
 """
 
-from pipeline.config import RunConfig
-from pipeline.plan import MapPlan
-from pipeline.run import RunResult, plan, run
+from pipeline.records.plan import MapPlan
+from pipeline.records.result import RunResult
+from pipeline.run import plan, run
+from pipeline.settings.run_file import RunConfig
 
 __all__ = ["MapPlan", "RunConfig", "RunResult", "plan", "run"]

@@ -1,63 +1,18 @@
 """The public face of the engine: :func:`run` makes a map, :func:`plan` says what making it would take.
 
-This module stays light (the package imports it at once); the work is in :mod:`pipeline.mapping`.
+This module stays light (the package imports it at once); the work is in :mod:`pipeline.runs.map_region`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.config import RunConfig
-from pipeline.plan import MapPlan
+from pipeline.records.plan import MapPlan
+from pipeline.records.result import RunResult
+from pipeline.settings.run_file import RunConfig
 
 if TYPE_CHECKING:
-    from pipeline.progress import Progress
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves behind."""
-
-    run_id: str
-    exit_code: int
-    """0 done; 3 done with some blocks or scenes missing."""
-    outputs: dict[str, tuple[Path, ...]]
-    """Kind (``catalog``, ``report``, ``landcover``, ``confidence``, ...) → files, one per UTM zone."""
-    seconds: float
-    tiles: int
-    """Tiles of the plan."""
-    blocks: int
-    """Blocks of the plan."""
-    computed_blocks: int
-    """Blocks written by this run; the others were there already."""
-    missing_blocks: int
-    incomplete_blocks: int
-    """Blocks mapped although a scene could not be read there or a neighbour's tiles are missing."""
-    skipped_scenes: tuple[tuple[str, str], ...]
-    """(item id, reason)."""
-    peak_memory_mb: float
-    """Highest sum of resident memory over all processes of the run, MiB."""
-    reused: bool = False
-    """Everything was there already: nothing was computed."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form."""
-        return {
-            "run_id": self.run_id,
-            "exit_code": self.exit_code,
-            "outputs": {kind: [str(path) for path in paths] for kind, paths in self.outputs.items()},
-            "seconds": round(self.seconds, 1),
-            "tiles": self.tiles,
-            "blocks": self.blocks,
-            "computed_blocks": self.computed_blocks,
-            "missing_blocks": self.missing_blocks,
-            "incomplete_blocks": self.incomplete_blocks,
-            "skipped_scenes": [list(pair) for pair in self.skipped_scenes],
-            "peak_memory_mb": round(self.peak_memory_mb, 1),
-            "reused": self.reused,
-        }
+    from pipeline.machine.progress import Progress
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> RunResult:
@@ -74,8 +29,8 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunResult:
         SpexError: The run failed; finished blocks are kept.
         KeyboardInterrupt: Interrupted; finished blocks are kept.
     """
-    from pipeline.mapping import map_region
-    from pipeline.progress import LogProgress
+    from pipeline.machine.progress import LogProgress
+    from pipeline.runs.map_region import map_region
 
     return map_region(config, progress or LogProgress())
 
@@ -87,6 +42,6 @@ def plan(config: RunConfig) -> MapPlan:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
         CatalogError: The catalog does not answer.
     """
-    from pipeline.mapping import prepare
+    from pipeline.planning.prepare import prepare
 
     return prepare(config).plan

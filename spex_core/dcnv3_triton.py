@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from spex_core.dcnv3 import Sampling
+from spex_core.dcnv3_sampling import Sampling
 
 CELLS_PER_PROGRAM = 32
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from spex_core.bands import BANDS
 from spex_core.configuration import SpexConfig
-from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3, Sampling
+from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3
+from spex_core.dcnv3_sampling import Sampling
 from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 
 

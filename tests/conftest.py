@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import Cluster, connected
-from pipeline.config import ComputeConfig, RunConfig
+from pipeline.engine.cluster import Cluster, connected
+from pipeline.settings.run_file import ComputeConfig, RunConfig
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,15 @@ BANNED_DEPENDENCIES = {"torchvision", "torchaudio", "timm", "segmentation-models
 
 MAX_LINES = 500
 
+ROOMS = (
+    *("errors", "machine", "records", "settings", "sources", "planning", "imagery", "predict", "mapstore", "engine"),
+    *("explain", "outputs"),
+    # the workshop: made data, comparisons and whole runs, each from what stands before it
+    *("simulation", "chips", "comparison", "datasets", "runs", "spie", "training", "evaluation"),
+    *("run", "commands", "__main__"),
+)
+"""The rooms of ``pipeline`` in the order of import: a room knows those before it and none behind it."""
+
 
 def _python_files(*folders: str) -> list[Path]:
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
@@ -64,6 +73,24 @@ def _imported_modules(path: Path) -> set[str]:
             # A relative import stays inside its own top package: the tests' modules use them among themselves.
             names.add(_relative(path).partition("/")[0] if node.level else node.module or "")
     return names
+
+
+def _modules_of(path: Path) -> set[str]:
+    """Dotted names of the project's modules that a file imports; ``from package import module`` is the module."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), filename=str(path))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                found.add(inner if _is_module(inner) else node.module or "")
+    return {name for name in found if _top(name) in PACKAGES and _is_module(name)}
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
 
 
 def _top(name: str) -> str:
@@ -91,6 +118,45 @@ def test_imports_go_one_way(package: str) -> None:
         if _top(name) in {*PACKAGES, "tests", "benchmarks"} - MAY_IMPORT[package]
     ]
     assert not backwards
+
+
+def test_rooms_of_the_pipeline_know_only_those_before_them() -> None:
+    backwards = []
+    for path in _python_files("pipeline"):
+        here = path.relative_to(ROOT / "pipeline").with_suffix("").parts[0]
+        if here == "__init__":  # the package's face, see its docstring
+            continue
+        for name in sorted(_modules_of(path)):
+            there = name.split(".")[1] if name.startswith("pipeline.") else None
+            if there is not None and ROOMS.index(there) > ROOMS.index(here):
+                backwards.append(f"{_relative(path)} imports {name}")
+    assert not backwards
+
+
+def test_no_room_or_module_is_missing_from_the_order() -> None:
+    found = {path.relative_to(ROOT / "pipeline").with_suffix("").parts[0] for path in _python_files("pipeline")}
+    assert found - {"__init__"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_modules_import_each_other(package: str) -> None:
+    """No circle of imports, of any length, those inside functions and for type checkers included."""
+    graph = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): _modules_of(path)
+        for path in _python_files(package)
+    }
+    faces = {package}  # offers the names of its modules, lazily or at the end
+    circles = []
+    for start in graph.keys() - faces:
+        seen, front = set(), [start]
+        while front:
+            for name in graph.get(front.pop(), set()) - faces:
+                if name == start:
+                    circles.append(start)
+                if name not in seen:
+                    seen.add(name)
+                    front.append(name)
+    assert not sorted(set(circles))
 
 
 def test_model_library_knows_no_rasters_catalogs_or_ray() -> None:

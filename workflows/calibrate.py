@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline.errors import BadInputError
 from pipeline.evaluation import EvaluationConfig
 from pipeline.evaluation.temperature import calibrate, write_temperature
-from pipeline.progress import progress_for
+from pipeline.machine.progress import progress_for
 from spex_core.checkpoints import resolve_checkpoint
 from spex_core.errors import CheckpointError, LegendError
 

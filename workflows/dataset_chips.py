@@ -1,7 +1,7 @@
 """A public data set as training chips: ``python -m workflows.dataset_chips OUT --dataset NAME --root DIR``.
 
-Writes a chip folder (see :mod:`pipeline.chip_folder`) and beside it ``legend.yaml``, the data set's classes, so that
-``spex train`` can take them::
+Writes a chip folder (see :mod:`pipeline.chips.chip_folder`) and beside it ``legend.yaml``, the data set's classes, so
+that ``spex train`` can take them::
 
     legend: OUT/legend.yaml
     sources:
@@ -21,12 +21,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from pipeline.atomic_files import replacing, write_text
-from pipeline.chip_folder import MISSING, SCALE
+from pipeline.chips.chip_folder import MISSING, SCALE
 from pipeline.datasets import DATASETS, open_dataset
+from pipeline.datasets.config import DatasetConfig
 from pipeline.datasets.dataset import Opened
 from pipeline.errors import BadInputError, ChipError
-from pipeline.evaluation.config import DatasetConfig
+from pipeline.machine.atomic_files import replacing, write_text
 from spex_core.bands import BANDS
 from spex_core.configuration import LARGEST_STRIDE
 

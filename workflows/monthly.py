@@ -33,9 +33,9 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 
-from pipeline.config import RunConfig
 from pipeline.errors import BadInputError, ConfigError, NoScenesError
 from pipeline.run import plan, run
+from pipeline.settings.run_file import RunConfig
 from spex_core.errors import CheckpointError, LegendError, SpexError
 from workflows.lock import AlreadyRunningError, exclusive
 from workflows.period import ACCEPTED, Period, PeriodError, parse_period

@@ -31,7 +31,7 @@ import typer
 from pystac.stac_io import DefaultStacIO
 
 from pipeline.errors import BadInputError
-from pipeline.scene import SCL
+from pipeline.records.scene import SCL
 from spex_core.bands import BAND_INDEX, BANDS, SENTINEL2_BANDS
 from workflows.scene_cogs import (
     DN_NODATA,

@@ -29,7 +29,7 @@ from rio_cogeo.cogeo import cog_translate
 from rio_cogeo.profiles import cog_profiles
 
 from pipeline.errors import BadInputError
-from pipeline.scene import SCL
+from pipeline.records.scene import SCL
 from spex_core.bands import SENTINEL2_BANDS
 
 DN_SCALE, DN_OFFSET, DN_NODATA = 1e-4, -0.1, 0

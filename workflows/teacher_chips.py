@@ -4,7 +4,7 @@ The teacher is Dynamic World (Brown et al. 2022, doi 10.1038/s41597-022-01307-4)
 of this project (``--teacher`` names a folder with ``dynamic_world.py``). It reads top-of-atmosphere reflectance; scenes
 that exist as surface reflectance alone are brought there by an average atmosphere, and the other way round. Each scene
 is labelled as it is and in many other looks (:mod:`workflows.teacher_colourings`), so that the student learns what the
-teacher does with more than a handful of spectra. Writes chip folders, see :mod:`pipeline.chip_folder`.
+teacher does with more than a handful of spectra. Writes chip folders, see :mod:`pipeline.chips.chip_folder`.
 
 Sixty looks of four million pixels take about an hour on one CPU core and under a minute on a GPU; some 7 GB of chips.
 """
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.chip_folder import SCALE
+from pipeline.chips.chip_folder import SCALE
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend

@@ -18,8 +18,8 @@ from rasterio.enums import Resampling
 from rasterio.features import rasterize
 from scipy import ndimage
 
-from pipeline.chip_folder import SCALE
-from pipeline.evaluation.polygons import read_polygons
+from pipeline.chips.chip_folder import SCALE
+from pipeline.chips.polygons import read_polygons
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 

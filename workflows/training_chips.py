@@ -2,7 +2,7 @@
 
 ``spex train`` makes its own; this is for a look at them, or for a machine that has no simulator. Run again, it finishes
 what was interrupted. Real chips are made by :mod:`workflows.teacher_chips`; the format is described in
-:mod:`pipeline.chip_folder`.
+:mod:`pipeline.chips.chip_folder`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from pipeline.chip_folder import MISSING, SCALE
+from pipeline.chips.chip_folder import MISSING, SCALE
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED
 from pipeline.training.simulated import CHIP_PX, write_simulated
 

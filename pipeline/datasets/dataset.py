@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.assessment import Assessment
-from pipeline.evaluation.objects import ObjectMatches
-from pipeline.evaluation.result import ProtocolFigure
+from pipeline.comparison.assessment import Assessment
+from pipeline.comparison.figures import ProtocolFigure
+from pipeline.comparison.objects import ObjectMatches
 from spex_core.bands import BANDS, Band
 from spex_core.batches import ChipSource
 from spex_core.legend import Legend

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pipeline.assessment import Assessment
-from pipeline.evaluation.objects import ObjectMatches
+from pipeline.comparison.assessment import Assessment
+from pipeline.comparison.objects import ObjectMatches
 
 
 def miou(assessment: Assessment, _: ObjectMatches | None) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pipeline.datasets.chesapeake import CHESAPEAKE, CHESAPEAKE_4
+from pipeline.datasets.config import DatasetConfig
 from pipeline.datasets.dataset import Dataset, Opened
 from pipeline.datasets.dfc2020 import DFC2020
 from pipeline.datasets.segmunich import SEGMUNICH
 from pipeline.datasets.sen1floods11 import SEN1FLOODS11
 from pipeline.datasets.spacenet2 import SPACENET2
 from pipeline.errors import ConfigError
-from pipeline.evaluation.config import DatasetConfig
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset for dataset in (CHESAPEAKE, CHESAPEAKE_4, SPACENET2, SEGMUNICH, DFC2020, SEN1FLOODS11)

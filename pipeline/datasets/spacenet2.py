@@ -23,11 +23,11 @@ import numpy.typing as npt
 import rasterio
 from rasterio.features import rasterize
 
+from pipeline.chips.polygons import read_polygons
 from pipeline.datasets.dataset import Dataset, Metric, Opened
 from pipeline.datasets.metrics import iou_of, object_f1
 from pipeline.datasets.pairs import one_hot, sensor_with, to_reflectance
 from pipeline.errors import ChipError, ConfigError
-from pipeline.evaluation.polygons import read_polygons
 from spex_core.bands import Band
 from spex_core.legend import Legend, LegendClass
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pipeline.datasets.config import DatasetConfig
 from pipeline.errors import ConfigError
 from spex_core.bands import BAND_SETS, SENTINEL2_BANDS
 
@@ -51,7 +52,7 @@ class SimulatedConfig(_Section):
 
 
 class ChipsConfig(_Section):
-    """A chip folder (see :mod:`pipeline.chip_folder`)."""
+    """A chip folder (see :mod:`pipeline.chips.chip_folder`)."""
 
     folder: Path
     first: int = Field(default=0, ge=0)
@@ -104,19 +105,6 @@ class RasterConfig(_Section):
         if isinstance(self.labels, dict) and self.label_codes is not None:
             raise ValueError("label_codes are for a label raster, not for polygons")
         return self
-
-
-class DatasetConfig(_Section):
-    """A public data set that the user holds, with its published split (see :mod:`pipeline.datasets`)."""
-
-    name: str
-    root: Path
-    split: str | None = None
-    """Default: the split that the published figures are of."""
-    count: int | None = Field(default=None, ge=1)
-    """At most so many chips, evenly spread; figures of a part are no figures of the benchmark, and are marked so."""
-    options: dict[str, str] = {}
-    """Further choices of the adapter, e.g. ``state: md``."""
 
 
 class SourceConfig(_Section):

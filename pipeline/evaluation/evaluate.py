@@ -12,15 +12,16 @@ import numpy.typing as npt
 
 from pipeline.errors import ConfigError
 from pipeline.evaluation.asking import ModelImage, ask, model_image, questions
+from pipeline.evaluation.chips import LabelledChip, Source
 from pipeline.evaluation.classes import Classes, channels_of, compared_classes
 from pipeline.evaluation.config import EvaluationConfig, RowName
 from pipeline.evaluation.result import EvaluationResult, Row, SourceFigures
 from pipeline.evaluation.rules import rule_scores
-from pipeline.evaluation.sources import LabelledChip, Source, open_sources
+from pipeline.evaluation.sources import open_sources
 from pipeline.evaluation.tally import Tally
 from pipeline.evaluation.texts import TextCheck
-from pipeline.model_settings import INDEX_RULES
-from pipeline.progress import Progress
+from pipeline.machine.progress import Progress
+from pipeline.settings.model import INDEX_RULES
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import resolve_checkpoint
 from spex_core.legend import Legend

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 
 from pipeline.errors import ChipError
+from pipeline.evaluation.chips import Chips, LabelledChip
 from pipeline.evaluation.config import ForestConfig
-from pipeline.evaluation.sources import Chips, LabelledChip
 from spex_core.indices import SPECTRAL_INDICES, spectral_index
 from spex_core.legend import Legend
 

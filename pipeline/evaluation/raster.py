@@ -14,10 +14,10 @@ from rasterio.features import rasterize
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
+from pipeline.chips.polygons import read_polygons
 from pipeline.errors import ChipError, ConfigError
+from pipeline.evaluation.chips import LabelledChip, Source
 from pipeline.evaluation.config import RasterConfig
-from pipeline.evaluation.polygons import read_polygons
-from pipeline.evaluation.sources import LabelledChip, Source
 from spex_core.bands import BAND_INDEX, BANDS, LANDSAT_BANDS, band_slots
 from spex_core.legend import Legend
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.assessment import Assessment
+from pipeline.comparison.assessment import Assessment
+from pipeline.comparison.figures import ProtocolFigure
 from pipeline.evaluation.config import RowName
 
 ROW_TITLES: dict[RowName, str] = {
@@ -91,17 +92,6 @@ class SourceFigures:
     name: str
     chips: int
     rows: dict[RowName, Row]
-
-
-@dataclass(frozen=True)
-class ProtocolFigure:
-    """One metric of a data set's protocol beside what others published."""
-
-    metric: str
-    measured: float
-    """As the protocol writes it (percent or share)."""
-    published: tuple[tuple[str, float, str], ...]
-    """Who, figure, source."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.assessment import Assessment
-from pipeline.evaluation.boundary import BoundaryMatches
-from pipeline.evaluation.calibration import Calibration
+from pipeline.comparison.assessment import Assessment
+from pipeline.comparison.boundary import BoundaryMatches
+from pipeline.comparison.calibration import Calibration
 from pipeline.evaluation.classes import Classes
 
 FloatArray = npt.NDArray[np.float32]

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.atomic_files import write_json
+from pipeline.comparison.calibration import Calibration, fit_temperature, log_loss, rescaled
 from pipeline.errors import ConfigError
 from pipeline.evaluation.asking import ask, questions
-from pipeline.evaluation.calibration import Calibration, fit_temperature, log_loss, rescaled
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.evaluate import EvaluationChips, asked_legend, compared_sources, load_model
-from pipeline.progress import Progress
+from pipeline.machine.atomic_files import write_json
+from pipeline.machine.progress import Progress
 from spex_core.errors import CheckpointError
 
 FloatArray = npt.NDArray[np.float32]

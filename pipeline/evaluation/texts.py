@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.evaluation.asking import ModelImage, ask, questions
+from pipeline.evaluation.chips import LabelledChip, Source
 from pipeline.evaluation.classes import Classes
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.evaluation.result import TextQuality
-from pipeline.evaluation.sources import LabelledChip, Source
 from spex_core.answers import Claim, check
 from spex_core.label_facts import BoolArray
 from spex_core.legend import Legend

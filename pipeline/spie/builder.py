@@ -22,7 +22,7 @@ import numpy as np
 import rasterio
 
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError, ShardError
-from pipeline.progress import Progress
+from pipeline.machine.progress import Progress
 from pipeline.spie import datacard
 from pipeline.spie.chip import chip_members, encode_reflectance
 from pipeline.spie.config import SpieConfig

@@ -1,7 +1,7 @@
 """The file of ``spex spie``: where images and labels come from, which chips are taken, and how they are stored.
 
-Read like a run file (:mod:`pipeline.config`): YAML through frozen pydantic models, paths relative to the file, one line
-per wrong field.
+Read like a run file (:mod:`pipeline.settings.run_file`): YAML through frozen pydantic models, paths relative to the file,
+one line per wrong field.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline.config import CompositeConfig, SourceConfig
 from pipeline.errors import ConfigError
+from pipeline.settings.run_file import CompositeConfig, SourceConfig
 from spex_core.bands import BAND_INDEX, SENTINEL2_BANDS
 
 LabelProvider = Literal["planetary-computer", "cdse", "generic"]

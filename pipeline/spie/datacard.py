@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic_files import write_json, write_text
+from pipeline.machine.atomic_files import write_json, write_text
 from pipeline.spie.config import SpieConfig
 from pipeline.spie.shards import ChipIndex
 from spex_core.legend import Legend

@@ -19,16 +19,16 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterWindow
 from stackstac.raster_spec import RasterSpec
 
-from pipeline import hrefs
-from pipeline.asset_reader import AssetReader
-from pipeline.catalog import find_items, what_was_searched
-from pipeline.config import SourceConfig
 from pipeline.errors import LabelError, SceneError
-from pipeline.grid import geobox, unproject
-from pipeline.items import item_datetime, item_footprint, item_id, item_properties
-from pipeline.plan import Window, ZoneGrid
-from pipeline.region import Region
-from pipeline.signing import signer_for
+from pipeline.imagery.file_reader import AssetReader
+from pipeline.records.grid import geobox, unproject
+from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.region import Region
+from pipeline.settings.run_file import SourceConfig
+from pipeline.sources import hrefs
+from pipeline.sources.catalog import find_items, what_was_searched
+from pipeline.sources.items import item_datetime, item_footprint, item_id, item_properties
+from pipeline.sources.signing import signer_for
 from pipeline.spie.config import LabelConfig, LabelProvider
 from spex_core.legend import Legend
 

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipeline.atomic_files import write_text
 from pipeline.errors import OutputError, ShardError
+from pipeline.machine.atomic_files import write_text
 from pipeline.spie.chip import LABEL, PROBABILITY, RECORD, REFLECTANCE, WEIGHT, decode_reflectance
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.legend import Legend

@@ -20,14 +20,23 @@ import rasterio.errors
 import shapely
 from rasterio.windows import Window as RasterWindow
 
-from pipeline.config import CompositeConfig
-from pipeline.coverage import footprint
 from pipeline.errors import BadInputError, ReadError
-from pipeline.gdal_settings import DRIVERS_LOCAL, gdal_options
-from pipeline.grid import geobox, intersection, project, region_mask, slices, unproject, window_bounds, zone_grid
-from pipeline.plan import Window, ZoneGrid
-from pipeline.scene import Scene
-from pipeline.scenes import read_composite
+from pipeline.imagery.composite import read_composite
+from pipeline.imagery.gdal_settings import DRIVERS_LOCAL, gdal_options
+from pipeline.planning.estimate import footprint
+from pipeline.records.grid import (
+    geobox,
+    intersection,
+    project,
+    region_mask,
+    slices,
+    unproject,
+    window_bounds,
+    zone_grid,
+)
+from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.scene import Scene
+from pipeline.settings.run_file import CompositeConfig
 from pipeline.spie.config import AreaConfig, ChipConfig, LocalConfig
 from pipeline.spie.labels import Codes, LabelFile, LabelSource
 from pipeline.spie.sampling import Place

@@ -14,11 +14,11 @@ from typing import Any
 
 import shapely
 
-from pipeline.atomic_files import write_json
-from pipeline.catalog import find_scenes
 from pipeline.errors import BadInputError, StoreError
-from pipeline.region import Region, read_region
-from pipeline.scene import Scene
+from pipeline.machine.atomic_files import write_json
+from pipeline.records.region import Region, read_region
+from pipeline.records.scene import Scene
+from pipeline.sources.catalog import find_scenes
 from pipeline.spie.config import AreaConfig, LocalConfig, SpieConfig
 from pipeline.spie.labels import LabelFile, LabelSource, code_table, find_labels, unused_code
 from pipeline.spie.sites import AreaSite, LocalSite, Site, image_grid, local_label_file

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import ReadError
-from pipeline.plan import Window
-from pipeline.progress import Progress
+from pipeline.machine.progress import Progress
+from pipeline.records.plan import Window
 from pipeline.spie.config import SpieConfig
 from pipeline.spie.sampling import Place, spread
 from pipeline.spie.sites import Site

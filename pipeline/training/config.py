@@ -54,7 +54,7 @@ class SimulatedSource(_Source):
 
 
 class FolderSource(_Source):
-    """A chip folder (:mod:`pipeline.chip_folder`)."""
+    """A chip folder (:mod:`pipeline.chips.chip_folder`)."""
 
     kind: Literal["chips"]
     folder: Path

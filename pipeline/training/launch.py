@@ -15,12 +15,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic_files import write_json
-from pipeline.cluster import connected
-from pipeline.config import ComputeConfig
+from pipeline.engine.cluster import connected
+from pipeline.engine.ray_errors import plain_error
 from pipeline.errors import ClusterError, ConfigError, OutputError
-from pipeline.progress import Progress, duration_text
-from pipeline.ray_errors import plain_error
+from pipeline.machine.atomic_files import write_json
+from pipeline.machine.progress import Progress, duration_text
+from pipeline.settings.run_file import ComputeConfig
 from pipeline.training.config import TrainFile
 from pipeline.training.sources import open_sources, with_chips_made
 from pipeline.training.worker import initial_folder, run_worker

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
 import pipeline.simulation
-from pipeline.atomic_files import write_json
-from pipeline.chip_folder import SCALE
-from pipeline.progress import LogProgress, Progress
+from pipeline.chips.chip_folder import SCALE
+from pipeline.machine.atomic_files import write_json
+from pipeline.machine.progress import LogProgress, Progress
 from spex_core.bands import BANDS
 
 CHIP_PX = 256

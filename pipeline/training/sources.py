@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.chip_folder import ChipFolder
+from pipeline.chips.chip_folder import ChipFolder
 from pipeline.errors import ChipError, ConfigError
-from pipeline.progress import Progress
+from pipeline.machine.progress import Progress
 from pipeline.spie.shards import ShardedChips
 from pipeline.training.config import FolderSource, ShardsSource, SimulatedSource, TrainFile
 from pipeline.training.simulated import simulated_folder

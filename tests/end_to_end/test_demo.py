@@ -9,15 +9,15 @@ import json
 import pytest
 from rich.console import Console
 
-from pipeline.cluster import Cluster
-from pipeline.config import RunConfig
-from pipeline.demo import DemoResult, demo, simulated_archive
-from pipeline.plan_file import read_plan
-from pipeline.progress import LogProgress
-from pipeline.screens import show_demo
+from pipeline.commands.screens import show_demo
+from pipeline.engine.cluster import Cluster
+from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.store import run_folder
+from pipeline.planning.plan_file import read_plan
+from pipeline.runs.demo import DemoResult, demo, simulated_archive
+from pipeline.settings.run_file import RunConfig
 from pipeline.simulation import DEMO_SPEC
 from pipeline.simulation.granules import granule_grid
-from pipeline.store import run_folder
 
 pytestmark = pytest.mark.ray
 
@@ -72,7 +72,7 @@ def test_the_archive_is_simulated_once(result: DemoResult, monkeypatch: pytest.M
     def refuse(*_: object) -> None:
         raise AssertionError("simulated again")
 
-    monkeypatch.setattr("pipeline.demo.write_archive", refuse)
+    monkeypatch.setattr("pipeline.runs.demo.write_archive", refuse)
     folder = result.run_file.parent / "archive"
     assert simulated_archive(folder, SPEC, LogProgress()) == folder
     other = dataclasses.replace(SPEC, world=dataclasses.replace(SPEC.world, seed=8))

@@ -9,8 +9,8 @@ import pytest
 import rasterio
 
 import pipeline
-from pipeline.cluster import Cluster
-from pipeline.run import RunResult
+from pipeline.engine.cluster import Cluster
+from pipeline.records.result import RunResult
 from spex_core.legend import Legend
 from tests.conftest import tiny_config
 from tests.spex_core.conftest import build_tiny_model

@@ -13,12 +13,12 @@ import rasterio
 from rio_cogeo.cogeo import cog_validate
 
 import pipeline
-from pipeline.cluster import Cluster
+from pipeline.engine.cluster import Cluster
 from pipeline.errors import NoScenesError, OutputError
-from pipeline.mapping import output_lock
-from pipeline.progress import LogProgress
-from pipeline.run import RunResult
-from pipeline.store import RunStore, run_folder
+from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.store import RunStore, run_folder
+from pipeline.records.result import RunResult
+from pipeline.runs.map_region import output_lock
 from spex_core.legend import Legend
 from tests.conftest import tiny_config
 
@@ -105,7 +105,7 @@ def test_one_actor_and_two_give_the_same_bytes(tiny_archive: Path, whole: RunRes
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tiny_archive: Path, whole: RunResult, tmp_path: Path) -> None:
-    from pipeline.mapping import map_region
+    from pipeline.runs.map_region import map_region
 
     config = tiny_config(tiny_archive, tmp_path)
     with pytest.raises(KeyboardInterrupt):
@@ -123,7 +123,7 @@ def test_a_finished_run_is_not_run_again(tiny_archive: Path, whole: RunResult, m
     def refuse(*_: object) -> None:
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr("pipeline.mapping.connected", refuse)
+    monkeypatch.setattr("pipeline.runs.map_region.connected", refuse)
     before = {path: path.stat().st_mtime_ns for paths in whole.outputs.values() for path in paths}
     again = pipeline.run(tiny_config(tiny_archive, whole.outputs["catalog"][0].parent))
     assert again.reused
@@ -137,7 +137,7 @@ def test_a_deleted_map_is_published_again_without_computing(
     def refuse(*_: object) -> None:
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr("pipeline.mapping.connected", refuse)
+    monkeypatch.setattr("pipeline.runs.map_region.connected", refuse)
     before = digests(whole)
     whole.outputs["landcover"][0].unlink()
     again = pipeline.run(tiny_config(tiny_archive, whole.outputs["catalog"][0].parent))

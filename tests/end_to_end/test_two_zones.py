@@ -13,7 +13,7 @@ from pyproj import Transformer
 from shapely.geometry import box, mapping
 
 import pipeline
-from pipeline.cluster import Cluster
+from pipeline.engine.cluster import Cluster
 from pipeline.simulation import DEMO_SPEC, ArchiveSpec, write_archive
 from pipeline.simulation.clouds import Clouds
 from pipeline.simulation.granules import granule_grid

@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 from ray.exceptions import ObjectLostError
 
-from pipeline.classify import BlockClassifier
-from pipeline.cluster import Cluster
-from pipeline.engine import Engine, EngineReport
+from pipeline.engine.cluster import Cluster
+from pipeline.engine.driver import Engine, EngineReport
+from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
 from pipeline.errors import ClusterError
-from pipeline.mapping import Prepared, prepare, zone_contexts
-from pipeline.plan import Block
-from pipeline.progress import LogProgress
-from pipeline.store import RunStore
-from pipeline.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.store import RunStore
+from pipeline.planning.prepare import Prepared, prepare
+from pipeline.predict.classifier import BlockClassifier
+from pipeline.records.plan import Block
+from pipeline.runs.map_region import zone_contexts
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.ray

@@ -14,11 +14,11 @@ import pytest
 import rasterio
 
 import pipeline
-from pipeline.cluster import Cluster
-from pipeline.mapping import map_region
-from pipeline.progress import LogProgress
-from pipeline.run import RunResult
-from pipeline.store import RunStore, run_folder
+from pipeline.engine.cluster import Cluster
+from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.store import RunStore, run_folder
+from pipeline.records.result import RunResult
+from pipeline.runs.map_region import map_region
 from spex_core.errors import CheckpointError, SpexError
 from tests.conftest import tiny_config
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import shapely
 
-from pipeline.config import RunConfig, TilingConfig
-from pipeline.plan import MapPlan, ZoneGrid, ZonePlan
-from pipeline.planning import plan_blocks
-from pipeline.region import Region, SubRegion
-from pipeline.scene import Scene, SceneAsset
-from pipeline.stitch import BlockLayers
-from pipeline.store import INDEX_NODATA, RunStore
+from pipeline.mapstore.store import INDEX_NODATA, RunStore
+from pipeline.planning.blocks import plan_blocks
+from pipeline.predict.stitch import BlockLayers
+from pipeline.records.plan import MapPlan, ZoneGrid, ZonePlan
+from pipeline.records.region import Region, SubRegion
+from pipeline.records.scene import Scene, SceneAsset
+from pipeline.settings.run_file import RunConfig, TilingConfig
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 

@@ -14,8 +14,8 @@ from affine import Affine
 from pyproj import Transformer
 from shapely.geometry import mapping
 
-from pipeline.assets import NATIVE_GSD_M, READ_ASSETS
-from pipeline.scene import SCL
+from pipeline.records.scene import SCL
+from pipeline.sources.providers import NATIVE_GSD_M, READ_ASSETS
 
 EPSG = 32630
 LEFT, TOP = 600_000.0, 5_700_000.0

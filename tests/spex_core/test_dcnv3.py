@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from spex_core.dcnv3 import DCNv3, Sampling, dcnv3
+from spex_core.dcnv3 import DCNv3, dcnv3
+from spex_core.dcnv3_sampling import Sampling
 from spex_core.errors import ModelInputError
 from tests.spex_core.official_fixtures import FIXTURES, assert_matches, manifest, needs_fixtures, tensors
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.chip_folder import ChipFolder
+from pipeline.chips.chip_folder import ChipFolder
 from pipeline.datasets import open_dataset
-from pipeline.evaluation.config import DatasetConfig
+from pipeline.datasets.config import DatasetConfig
 from spex_core.legend import Legend
 from tests.pipeline.datasets.test_datasets import dfc2020_bench, sen1floods11, spacenet2
 from workflows.dataset_chips import main

@@ -18,9 +18,9 @@ from rio_cogeo.cogeo import cog_validate
 from typer import Typer
 from typer.testing import CliRunner
 
-from pipeline.catalog import find_scenes
-from pipeline.config import SourceConfig
-from pipeline.region import read_region
+from pipeline.records.region import read_region
+from pipeline.settings.run_file import SourceConfig
+from pipeline.sources.catalog import find_scenes
 from spex_core.bands import SENTINEL2_BANDS
 from workflows.real_scenes import main
 from workflows.scene_cogs import DN_OFFSET, DN_SCALE

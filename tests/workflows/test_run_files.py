@@ -10,7 +10,7 @@ import pytest
 import yaml
 from shapely.geometry import box, shape
 
-from pipeline.config import RunConfig
+from pipeline.settings.run_file import RunConfig
 from pipeline.spie.config import SpieConfig
 from pipeline.spie.labels import PRODUCTS
 from spex_core.legend import Legend

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.chip_folder import ChipFolder
+from pipeline.chips.chip_folder import ChipFolder
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.legend import Legend

@@ -12,12 +12,12 @@ import rasterio
 from affine import Affine
 
 from pipeline.datasets import DATASETS, open_dataset
+from pipeline.datasets.config import DatasetConfig
 from pipeline.datasets.dataset import Opened
 from pipeline.datasets.spacenet2 import FULL_SCALE
 from pipeline.errors import ChipError, ConfigError
 from pipeline.evaluation import EvaluationConfig, evaluate
-from pipeline.evaluation.config import DatasetConfig
-from pipeline.progress import LogProgress
+from pipeline.machine.progress import LogProgress
 from spex_core.bands import BAND_INDEX
 from spex_core.legend import Legend
 

@@ -12,16 +12,16 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipeline.cli import main
+from pipeline.commands.cli import main
+from pipeline.commands.evaluation_screen import show_evaluation
 from pipeline.errors import BadInputError, ConfigError
 from pipeline.evaluation import EvaluationConfig, evaluate
 from pipeline.evaluation.asking import ask, model_image, questions
+from pipeline.evaluation.chips import LabelledChip
 from pipeline.evaluation.config import ForestConfig
 from pipeline.evaluation.forest import Forest, sample_pixels
 from pipeline.evaluation.rules import rule_scores
-from pipeline.evaluation.screen import show_evaluation
-from pipeline.evaluation.sources import LabelledChip
-from pipeline.progress import LogProgress
+from pipeline.machine.progress import LogProgress
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED, HELD_OUT_WORLDS
 from pipeline.spie.shards import ShardedChips
 from spex_core.legend import Legend

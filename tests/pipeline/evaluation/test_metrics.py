@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.assessment import Assessment
+from pipeline.comparison.assessment import Assessment
+from pipeline.comparison.boundary import BoundaryMatches
+from pipeline.comparison.calibration import Calibration, fit_temperature, log_loss, rescaled
+from pipeline.comparison.objects import ObjectMatches
 from pipeline.errors import ConfigError
-from pipeline.evaluation.boundary import BoundaryMatches
-from pipeline.evaluation.calibration import Calibration, fit_temperature, log_loss, rescaled
 from pipeline.evaluation.classes import Classes, channels_of, compared_classes
-from pipeline.evaluation.objects import ObjectMatches
 from pipeline.evaluation.result import Row, gain
 from pipeline.evaluation.tally import Tally
 from spex_core.legend import Legend, LegendClass

@@ -16,10 +16,10 @@ from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.chips.polygons import read_polygons
 from pipeline.errors import ChipError, ConfigError
 from pipeline.evaluation.classes import compared_classes
 from pipeline.evaluation.config import RasterConfig
-from pipeline.evaluation.polygons import read_polygons
 from pipeline.evaluation.raster import open_raster, spans
 from spex_core.bands import LANDSAT_BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend

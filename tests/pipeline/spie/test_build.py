@@ -17,10 +17,10 @@ import rasterio
 import yaml
 from affine import Affine
 
-from pipeline.assessment import read_reference
+from pipeline.comparison.assessment import read_reference
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError
-from pipeline.plan import Window, ZoneGrid
-from pipeline.progress import LogProgress
+from pipeline.machine.progress import LogProgress
+from pipeline.records.plan import Window, ZoneGrid
 from pipeline.simulation import publish_items, serve_files, serve_stac
 from pipeline.spie import ShardedChips, SpieConfig, build
 from pipeline.spie.sites import AreaSite

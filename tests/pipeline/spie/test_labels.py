@@ -15,8 +15,8 @@ import shapely
 from affine import Affine
 
 from pipeline.errors import LabelError
-from pipeline.plan import Window, ZoneGrid
-from pipeline.region import Region, SubRegion
+from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.region import Region, SubRegion
 from pipeline.spie.config import LabelConfig
 from pipeline.spie.labels import PRODUCTS, LabelSource, find_labels, recode
 from spex_core.legend import Legend

@@ -15,7 +15,7 @@ import rasterio
 import yaml
 from affine import Affine
 
-from pipeline.cli import main
+from pipeline.commands.cli import main
 from pipeline.spie import ShardedChips
 
 

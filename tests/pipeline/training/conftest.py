@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.chip_folder import SCALE
+from pipeline.chips.chip_folder import SCALE
 from pipeline.training import TrainFile
 from spex_core.legend import Legend
 from tests.spex_core.conftest import build_tiny_model

@@ -13,9 +13,9 @@ import pytest
 import torch
 import yaml
 
-from pipeline.cluster import Cluster
+from pipeline.engine.cluster import Cluster
 from pipeline.errors import ChipError, ClusterError, ConfigError
-from pipeline.progress import LogProgress
+from pipeline.machine.progress import LogProgress
 from pipeline.training import train
 from pipeline.training.launch import first_cause
 from spex_core.errors import CheckpointError, ModelInputError

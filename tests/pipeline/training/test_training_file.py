@@ -9,9 +9,9 @@ import pytest
 
 import pipeline.training.simulated
 import spex_core.initial_model
-from pipeline.chip_folder import ChipFolder
+from pipeline.chips.chip_folder import ChipFolder
 from pipeline.errors import ConfigError
-from pipeline.progress import LogProgress
+from pipeline.machine.progress import LogProgress
 from pipeline.training import TrainFile
 from pipeline.training.simulated import simulated_folder, write_simulated
 from pipeline.training.sources import open_sources, with_chips_made

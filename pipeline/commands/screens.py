@@ -1,0 +1,202 @@
+"""What the commands show people: tables and a few lines on standard output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.explain.sentences import format_area, format_share
+from pipeline.machine.progress import duration_text
+from pipeline.mapstore.status import RunState
+from pipeline.planning.estimate import PlanSummary
+from pipeline.records.result import RunResult
+from pipeline.settings.run_file import RunConfig
+
+if TYPE_CHECKING:
+    from pipeline.planning.prepare import Prepared
+    from pipeline.runs.demo import DemoResult
+
+MAX_ROWS = 40
+"""Longest table of scenes or failures; the files have all of them."""
+
+
+def size_text(count: float) -> str:
+    """Bytes in the unit that keeps them readable, powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Console) -> None:
+    """Scenes, gaps in coverage, and what the run will cost."""
+    scenes = Table("scene", "date", "cloud %", "EPSG", "radiometry", title=None, box=None)
+    for scene in prepared.plan.scenes[:MAX_ROWS]:
+        scenes.add_row(
+            _plain(scene.id),
+            f"{scene.datetime:%Y-%m-%d}",
+            f"{scene.cloud_cover:.0f}",
+            str(scene.epsg),
+            _plain(scene.radiometry),
+        )
+    console.print(scenes)
+    if summary.scenes > MAX_ROWS:
+        _line(console, f"... and {summary.scenes - MAX_ROWS} more scenes")
+    for item, reason in prepared.search.skipped:
+        _line(console, f"skipped {item}: {reason}")
+    for item, reason in prepared.search.superseded:
+        _line(console, f"superseded {item}: {reason}")
+    _line(console, "")
+    rows = {
+        "run": summary.run_id,
+        "region": f"{format_area(summary.region_area_ha)}, {format_share(summary.gap_share)} of it without any scene"
+        if summary.gap_share > 0
+        else f"{format_area(summary.region_area_ha)}, covered by scenes everywhere",
+        "maps": "; ".join(f"EPSG:{z.epsg} {z.width} x {z.height} px" for z in summary.zones),
+        "scenes": str(summary.scenes),
+        "tiles": f"{summary.tiles} in {summary.blocks} blocks",
+        "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
+        "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
+        f"or {duration_text(summary.gpu_seconds)} of one GPU",
+        "memory": f"about {size_text(summary.peak_memory_bytes)}",
+        "plan": str(path),
+    }
+    _pairs(console, rows)
+    for gap in summary.gaps[:MAX_ROWS]:
+        _line(console, f"gap: {gap.name} has no scene on {format_share(gap.share)} of its area")
+
+
+def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[str, Any]:
+    """What ``spex plan --json`` prints."""
+    return {
+        "run_id": summary.run_id,
+        "plan": str(path),
+        "scenes": [scene.id for scene in prepared.plan.scenes],
+        "skipped_scenes": [list(pair) for pair in prepared.search.skipped],
+        "region_area_ha": summary.region_area_ha,
+        "gap_share": summary.gap_share,
+        "blocks": summary.blocks,
+        "tiles": summary.tiles,
+        "bytes_to_read": summary.bytes_to_read,
+        "compressed_bytes_to_read": summary.compressed_bytes_to_read,
+        "peak_memory_bytes": summary.peak_memory_bytes,
+        "cpu_core_seconds": summary.cpu_core_seconds,
+        "gpu_seconds": summary.gpu_seconds,
+    }
+
+
+def show_run(result: RunResult, config: RunConfig, console: Console) -> None:
+    """Class areas, what is missing, and where the results are."""
+    _areas(result, console)
+    if result.reused:
+        _line(console, f"nothing was computed: run {result.run_id} is finished")
+    else:
+        _line(
+            console,
+            f"{result.computed_blocks} of {result.blocks} blocks computed in {duration_text(result.seconds)}, "
+            f"at most {result.peak_memory_mb / 1024:.1f} GiB of memory",
+        )
+    _missing(result, config.output, console)
+    _places(result, console)
+
+
+def show_demo(result: DemoResult, console: Console) -> None:
+    """Class areas, accuracy against the simulated truth, and what to do next."""
+    _areas(result.run, console)
+    _line(console, "")
+    table = Table("class", box=None)
+    for title in ("user's", "producer's", "IoU", "IoU of the index rules"):
+        table.add_column(title, justify="right")
+    found = result.map
+    rows = zip(found.legend, found.users, found.producers, found.iou, result.index_rules.iou, strict=True)
+    for (entry, *values), pixels in zip(rows, found.confusion.sum(axis=1), strict=True):
+        if pixels:
+            table.add_row(_plain(entry.name), *("-" if v != v else f"{v:.2f}" for v in values))
+    console.print(table)
+    _line(
+        console,
+        f"overall accuracy {found.overall:.1%} against the simulated truth "
+        f"(index rules {result.index_rules.overall:.1%}), mean IoU {found.miou:.2f}",
+    )
+    _line(console, f"{duration_text(result.seconds)}, at most {result.peak_memory_mb / 1024:.1f} GiB of memory")
+    _missing(result.run, result.run.outputs["catalog"][0].parent, console)
+    _places(result.run, console)
+    _line(console, "")
+    _line(console, f"next: open {result.run.outputs['report'][0]}")
+    _line(console, f"      spex plan {result.run_file}")
+    _line(console, f"      spex run {result.run_file}")
+
+
+def show_status(states: Sequence[RunState], console: Console) -> None:
+    """One line per run, then its failures."""
+    for state in states:
+        left = "" if state.seconds_left is None else f", about {duration_text(state.seconds_left)} left"
+        gaps = f", {state.incomplete} with something missing" if state.incomplete else ""
+        _line(
+            console,
+            f"{state.run_id} {state.name}: {state.stage}, {state.finished} of {state.blocks} blocks{gaps}"
+            f"{f', {len(state.failures)} given up' if state.failures else ''}{left}",
+        )
+        for failure in state.failures[:MAX_ROWS]:
+            _line(console, f"  {failure}")
+
+
+def _areas(result: RunResult, console: Console) -> None:
+    """Area per class over all sub-regions, from the explanations that were just written."""
+    areas: dict[str, float] = {}
+    seen: set[str] = set()
+    for path in result.outputs["explanations"]:
+        for region in json.loads(path.read_text(encoding="utf-8"))["regions"]:
+            if region["id"] not in seen:  # a sub-region across two zones stands in the files of both
+                seen.add(region["id"])
+                for entry in region["classes"]:
+                    areas[entry["name"]] = areas.get(entry["name"], 0.0) + entry["area_ha"]
+    total = sum(areas.values())
+    if not total:
+        return
+    table = Table("class", box=None)
+    table.add_column("area", justify="right")
+    table.add_column("share", justify="right")
+    for name, area in sorted(areas.items(), key=lambda pair: -pair[1]):
+        table.add_row(_plain(name), format_area(area), f"{area / total:.1%}")
+    console.print(table)
+
+
+def _missing(result: RunResult, output: Path, console: Console) -> None:
+    if result.exit_code == 0:
+        return
+    parts = []
+    if result.missing_blocks:
+        parts.append(f"{result.missing_blocks} of {result.blocks} blocks")
+    if result.incomplete_blocks:
+        parts.append(f"parts of {result.incomplete_blocks} blocks")
+    if result.skipped_scenes:
+        parts.append(f"{len(result.skipped_scenes)} scenes")
+    _line(console, f"missing: {', '.join(parts)}; see 'spex status {output}' and the report (exit code 3)")
+
+
+def _places(result: RunResult, console: Console) -> None:
+    kinds = ("landcover", "report", "catalog")
+    _pairs(console, {kind: ", ".join(str(path) for path in result.outputs[kind]) for kind in kinds})
+
+
+def _pairs(console: Console, rows: dict[str, str]) -> None:
+    width = max(len(key) for key in rows)
+    for key, value in rows.items():
+        _line(console, f"{key:<{width}}  {value}")
+
+
+def _line(console: Console, text: str) -> None:
+    # Never folded and never read as markup: paths stay whole, text from outside stays text.
+    console.print(text, markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> Text:
+    return Text(text)

@@ -1,0 +1,1 @@
+"""A map or a prediction beside a reference: confusion, objects, boundaries, calibration, published figures."""

@@ -1,0 +1,138 @@
+"""The two Ray tasks around the model: read a block's composite, and finish a block from its pieces.
+
+Plain functions; the engine wraps them with ``ray.remote``. Errors leave here as picklable ones (see
+:mod:`pipeline.errors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from shapely.geometry.base import BaseGeometry
+
+from pipeline.imagery.composite import read_composite
+from pipeline.machine.memory import ProcessMemory, process_memory
+from pipeline.mapstore.store import INDEX_NODATA, INDEX_SCALE, RunStore
+from pipeline.predict.stitch import Piece, finalise, merge
+from pipeline.records.grid import region_mask, slices
+from pipeline.records.plan import Block, ZoneGrid
+from pipeline.records.scene import Scene
+from pipeline.settings.run_file import CompositeConfig
+from spex_core.bands import BAND_INDEX
+from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
+from spex_core.legend import Legend
+
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ZoneContext:
+    """What readers and finishers of one zone are given once, through the object store."""
+
+    grid: ZoneGrid
+    scenes: tuple[Scene, ...]
+    composite: CompositeConfig
+    area: BaseGeometry | None
+    """What is mapped, lon/lat; None: the whole grid."""
+    legend: Legend
+    run_folder: Path
+    """``.spex/<run id>``; on a cluster it must be on storage that every node sees."""
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """The small part of a read, for the driver."""
+
+    empty: bool
+    """Not one valid pixel: there is nothing to classify."""
+    problems: tuple[str, ...]
+    """Scenes that could not be read, and doubts about their values."""
+    incomplete: bool
+    """Some scene could not be read."""
+    memory: ProcessMemory
+
+
+@dataclass(frozen=True)
+class ReadLayers:
+    """The part of a read that goes past the model, over the block's own window."""
+
+    indices: npt.NDArray[np.int16]
+    """round(10000 * index), ``[I, h, w]`` in the order of ``SPECTRAL_INDICES``; -32768: no measurement."""
+    valid_count: npt.NDArray[np.uint8]
+    """Valid observations per pixel, ``[h, w]``."""
+
+
+@dataclass(frozen=True)
+class BlockReport:
+    """The small part of a finished block, for the journal."""
+
+    sha256: str
+    valid_share: float
+    """Share of its pixels that got a class, 0..1."""
+    memory: ProcessMemory
+
+
+def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
+    """All stored spectral indices of a composite.
+
+    Args:
+        reflectance: float32 ``[10, h, w]``; NaN where there is no measurement.
+
+    Returns:
+        int16 ``[I, h, w]``: round(10000 * index), clipped to the type; -32768 where the index is not known.
+    """
+    if np.isnan(reflectance[[BAND_INDEX["B08"], BAND_INDEX["B8A"]]]).any():  # source.bands may leave one out
+        reflectance = with_either_near_infrared(reflectance)
+    layers = np.empty((len(SPECTRAL_INDICES), *reflectance.shape[1:]), np.int16)
+    limit = np.iinfo(np.int16).max
+    for position, name in enumerate(SPECTRAL_INDICES):
+        value = np.rint(np.asarray(spectral_index(name, reflectance), np.float32) * np.float32(INDEX_SCALE))
+        known = np.isfinite(value)
+        layers[position] = np.where(known, np.where(known, value, 0).clip(-limit, limit), INDEX_NODATA)
+    return layers
+
+
+def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLayers, ReadReport]:
+    """Reads the composite of a block.
+
+    Returns:
+        Reflectance float32 ``[10, h, w]`` over ``block.read_window`` (for the actor), layers over ``block.window`` (for
+        the finisher), and a report (for the driver).
+
+    A scene that cannot be read does not raise: it is told in the report and the next-best scene fills in.
+    """
+    composite = read_composite(context.scenes, context.grid, block.read_window, context.composite)
+    own = slices(block.window, block.read_window)
+    layers = ReadLayers(
+        scaled_indices(composite.reflectance[(slice(None), *own)]), np.ascontiguousarray(composite.valid_count[own])
+    )
+    report = ReadReport(
+        not composite.valid_count.any(), tuple(composite.problems), bool(composite.unread), process_memory()
+    )
+    return composite.reflectance, layers, report
+
+
+def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Piece | None) -> BlockReport:
+    """Merges the pieces of a block in the order given, clips to the area and writes the block.
+
+    Raises:
+        StoreError: The block cannot be written.
+    """
+    window = block.window
+    scores = merge(window, [piece for piece in pieces if piece is not None], classes=len(context.legend))
+    if context.area is None:
+        mask = np.ones((window.height, window.width), np.bool_)
+    else:
+        mask = region_mask(context.area, context.grid, window)
+    final = finalise(scores, layers.valid_count, mask, context.legend)
+    digest = RunStore.open(context.run_folder).write_block(
+        context.grid.epsg,
+        block,
+        final,
+        np.where(mask, layers.valid_count, np.uint8(0)),
+        np.where(mask, layers.indices, np.int16(INDEX_NODATA)),
+    )
+    return BlockReport(digest, float(np.mean(final.landcover != context.legend.nodata)), process_memory())

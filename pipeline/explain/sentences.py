@@ -1,0 +1,301 @@
+"""The plain-language explanation of each sub-region, written from measured numbers and checked against them.
+
+Deterministic: the same statistics give the same words. Every sentence passes
+:func:`pipeline.explain.claims.check_sentence`; one that does not is dropped and kept in :attr:`RegionExplanation.dropped`, never printed (DESIGN rule 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.explain.claims import (
+    COMPACT_SHARE,
+    FRAGMENTED_PATCHES,
+    FRAGMENTED_SHARE,
+    FULL_SHARE,
+    NOTABLE_SHARE,
+    Claim,
+    check_sentence,
+    supported,
+)
+from pipeline.explain.evidence import readings_for
+from pipeline.explain.statistics import ClassStatistics, MapStatistics, RegionStatistics
+from spex_core.indices import INDEX_LABELS
+from spex_core.legend import Legend
+
+ModelTexts = Mapping[str, Mapping[int, str]]
+"""Sub-region id → class code → a sentence in the model's own words."""
+
+_MAIN_SHARE = 0.1
+_SPECTRAL_SHARE = 0.05
+_CONTRAST = 0.1
+_DOUBTFUL = 0.7
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One checked sentence."""
+
+    text: str
+    claims: tuple[Claim, ...]
+    by_model: bool = False
+    """In the model's own words, rather than written from the numbers."""
+
+
+@dataclass(frozen=True)
+class RegionExplanation:
+    """One sub-region in words and numbers."""
+
+    statistics: RegionStatistics
+    sentences: tuple[Sentence, ...]
+    dropped: tuple[Sentence, ...]
+    """Sentences that the map does not support; not part of :attr:`text`."""
+
+    @property
+    def text(self) -> str:
+        """The paragraph."""
+        return " ".join(s.text for s in self.sentences)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """Claims of every printed sentence, in order."""
+        return tuple(c for s in self.sentences for c in s.claims)
+
+
+def explain_map(
+    statistics: MapStatistics, legend: Legend, model_texts: ModelTexts | None = None
+) -> tuple[RegionExplanation, ...]:
+    """Explains every sub-region of a map, comparing each with the whole where there are several."""
+    overall = statistics.overall if len(statistics.regions) > 1 else None
+    texts = model_texts or {}
+    return tuple(explain_region(r, legend, overall=overall, model_texts=texts.get(r.id)) for r in statistics.regions)
+
+
+def explain_region(
+    region: RegionStatistics,
+    legend: Legend,
+    *,
+    overall: RegionStatistics | None = None,
+    model_texts: Mapping[int, str] | None = None,
+) -> RegionExplanation:
+    """Writes the paragraph of one sub-region.
+
+    Args:
+        region: Its statistics.
+        legend: Class names and nouns.
+        overall: The whole map, for a comparison; ``None`` leaves it out.
+        model_texts: Class code → sentence by the model; kept only where every claim in it is supported.
+    """
+    kept: list[Sentence] = []
+    dropped: list[Sentence] = []
+    written = [(text, False) for text in _sentences(region, legend, overall)]
+    written += [(" ".join(text.split()), True) for _, text in sorted((model_texts or {}).items())]
+    for text, by_model in written:
+        sentence = Sentence(text, check_sentence(text, region, legend, overall), by_model)
+        (kept if supported(sentence.claims) else dropped).append(sentence)
+    return RegionExplanation(region, tuple(kept), tuple(dropped))
+
+
+def format_area(area_ha: float) -> str:
+    """Three digits at most; square kilometres from 10,000 ha on: ``4.2 ha``, ``1,240 ha``, ``124 km²``."""
+    if area_ha >= 10_000:
+        return f"{_significant(area_ha / 100):,.0f} km²"
+    if area_ha >= 9.95:
+        return f"{_significant(area_ha):,.0f} ha"
+    if area_ha >= 0.995:
+        return f"{area_ha:.1f} ha"
+    return f"{area_ha:.2f} ha"
+
+
+def format_share(share: float) -> str:
+    """Whole percent; the ends are named rather than rounded away: ``less than 1%``, ``more than 99%``."""
+    if share >= 1.0 - 1e-9:
+        return "100%"
+    if share > 0.99:
+        return "more than 99%"
+    if share < 0.01:
+        return "less than 1%"
+    return f"{share * 100:.0f}%"
+
+
+def _significant(value: float) -> float:
+    digits = 2 - math.floor(math.log10(value))
+    return round(value, min(digits, 0))
+
+
+# -- sentences ---------------------------------------------------------------------------------------------------------
+
+
+def _sentences(region: RegionStatistics, legend: Legend, overall: RegionStatistics | None) -> Iterator[str]:
+    if not region.area_ha:
+        yield f"{region.name} lies outside the mapped area, or between the centres of its pixels."
+        return
+    if not region.classes:
+        opening = f"{region.name} ({format_area(region.area_ha)})"
+        yield f"{opening} could not be mapped: no usable observation reached the map."  # clouds, gaps or failed blocks
+        return
+    words = {c.code: _Words.of(c.name) for c in legend}
+    nouns = {c.code: c.noun for c in legend}
+    yield _composition(region, words)
+    yield from _minor(region.classes, words)
+    for c in region.classes[:2]:
+        if c.share >= _MAIN_SHARE:
+            yield _pattern(c, words[c.code])
+    yield from _spectra(region.classes, words, nouns)
+    yield from _contrast(region, overall, words)
+    yield _observed(region)
+    yield _confidence(region, words)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A class in running text."""
+
+    name: str
+    plural: bool
+
+    @classmethod
+    def of(cls, name: str) -> _Words:
+        # Proper nouns of a legend are rare, adjectives are not: "built-up" needs its noun.
+        lower = name if name.isupper() else name[:1].lower() + name[1:]
+        if lower.endswith("-up"):
+            return cls(f"{lower} land", False)
+        return cls(lower, lower.endswith("s") and not lower.endswith(("ss", "us", "is")))
+
+    def verb(self, singular: str, plural: str) -> str:
+        return plural if self.plural else singular
+
+    @property
+    def start(self) -> str:
+        return self.name[:1].upper() + self.name[1:]
+
+
+def _composition(region: RegionStatistics, words: Mapping[int, _Words]) -> str:
+    opening = f"{region.name} ({format_area(region.area_ha)})"
+    top, *rest = region.classes
+    if top.share > 0.99:
+        if top.share >= 1.0 - 1e-9:
+            return f"{opening} is entirely {words[top.code].name}."
+        return f"{opening} is almost entirely {words[top.code].name} ({format_share(top.share)} of the mapped area)."
+    following = [c for c in rest if c.share >= _MAIN_SHARE][:3]
+    if top.share > 0.5:
+        text = (
+            f"{opening} is dominated by {words[top.code].name} with {format_area(top.area_ha)}, "
+            f"{format_share(top.share)} of the mapped area"
+        )
+        if following:
+            text += ", followed by " + _enumerate(f"{words[c.code].name} ({format_share(c.share)})" for c in following)
+        return text + "."
+    parts = [
+        f"{words[c.code].name} {words[c.code].verb('covers', 'cover') + ' ' if i == 0 else ''}"
+        f"{format_share(c.share)}{' of the mapped area' if i == 0 else ''} ({format_area(c.area_ha)})"
+        for i, c in enumerate([top, *following])
+    ]
+    return f"{opening} has no dominant class: {_enumerate(parts)}."
+
+
+def _minor(classes: Sequence[ClassStatistics], words: Mapping[int, _Words]) -> Iterator[str]:
+    named = [classes[0], *[c for c in classes[1:] if c.share >= _MAIN_SHARE][:3]]
+    minor = [c for c in classes if c not in named]
+    if not minor or classes[0].share > 0.99:
+        return
+    traces = _enumerate(words[c.code].name for c in minor if c.share < 0.01)
+    shown = _enumerate(f"{words[c.code].name} ({format_share(c.share)})" for c in minor if c.share >= 0.01)
+    if shown:
+        yield f"The rest is made up of {shown}{', with traces of ' + traces if traces else ''}."
+    else:
+        yield f"There are traces of {traces} (less than 1% each)."
+
+
+def _pattern(c: ClassStatistics, words: _Words) -> str:
+    name, largest = words.name, format_area(c.largest_patch_ha)
+    part = c.largest_patch_ha / c.area_ha
+    it = words.verb("it", "them")
+    if c.patches == 1:
+        return f"All {name} {words.verb('lies', 'lie')} in one connected patch of {largest}."
+    if part >= COMPACT_SHARE:
+        others = "one smaller patch" if c.patches == 2 else f"{c.patches - 1:,} smaller patches"
+        return (
+            f"Most of the {name} {words.verb('lies', 'lie')} in one connected patch of {largest} "
+            f"({format_share(part)} of {it}); the rest forms {others}."
+        )
+    if part < FRAGMENTED_SHARE and c.patches >= FRAGMENTED_PATCHES:
+        return (
+            f"{words.start} {words.verb('is', 'are')} fragmented: {c.patches:,} patches, the largest of {largest} "
+            f"({format_share(part)} of {it})."
+        )
+    return (
+        f"{words.start} {words.verb('forms', 'form')} {c.patches:,} patches; the largest, {largest}, holds "
+        f"{format_share(part)} of {it}."
+    )
+
+
+def _spectra(
+    classes: Sequence[ClassStatistics], words: Mapping[int, _Words], nouns: Mapping[int, str]
+) -> Iterator[str]:
+    parts: list[tuple[ClassStatistics, str]] = []
+    for c in classes:
+        if c.share < _SPECTRAL_SHARE or len(parts) == 3:
+            break
+        for reading in readings_for(c.name, nouns[c.code]):
+            value = c.indices.get(reading.index)
+            if value is not None and reading.holds(value):
+                parts.append((c, f"mean {INDEX_LABELS[reading.index]} of {_signed(value)} ({reading.phrase})"))
+                break
+    if parts:
+        first, *others = (
+            f"{words[c.code].name} {words[c.code].verb('has', 'have') + ' ' if i == 0 else ''}a {text}"
+            for i, (c, text) in enumerate(parts)
+        )
+        yield f"In the spectra, {_enumerate([first, *others])}."
+
+
+def _contrast(region: RegionStatistics, overall: RegionStatistics | None, words: Mapping[int, _Words]) -> Iterator[str]:
+    if overall is None:
+        return
+    elsewhere = {c.code: c.share for c in overall.classes}
+    contrasts = [(c.share - elsewhere.get(c.code, 0.0), c) for c in region.classes]
+    difference, c = max(contrasts, key=lambda pair: (abs(pair[0]), -pair[1].code))
+    if abs(difference) >= _CONTRAST:
+        direction = "above" if difference > 0 else "below"
+        yield (
+            f"The share of {words[c.code].name} lies {abs(difference) * 100:.0f} percentage points {direction} that of "
+            "the whole map."
+        )
+
+
+def _observed(region: RegionStatistics) -> str:
+    per_pixel = f"{region.mean_observations:.1f} clear observations per pixel on average"
+    if region.observed_share >= FULL_SHARE:
+        return f"The whole area was observed, with {per_pixel}."
+    share = format_share(region.observed_share)
+    if region.observed_share < 0.8:
+        return f"Only {share} of the area was observed; all other figures describe that part ({per_pixel})."
+    return f"{share[:1].upper()}{share[1:]} of the area was observed, with {per_pixel}."
+
+
+def _confidence(region: RegionStatistics, words: Mapping[int, _Words]) -> str:
+    share = format_share(region.mean_confidence)
+    if region.mean_confidence < _DOUBTFUL:
+        return f"Mean confidence is only {share}: treat this area as provisional."
+    notable = [c for c in region.classes if c.share >= NOTABLE_SHARE]
+    least = min(notable, key=lambda c: (c.mean_confidence, c.code), default=None)
+    if least is None or len(notable) == 1 or least.mean_confidence >= _DOUBTFUL:
+        return f"Mean confidence is {share}."
+    lowest = f"{words[least.code].name} ({format_share(least.mean_confidence)})"
+    return f"Mean confidence is {share}, lowest for {lowest}: read that class with care."
+
+
+def _signed(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
+
+
+def _enumerate(parts: Iterable[str]) -> str:
+    items = list(parts)
+    if len(items) < 2:
+        return "".join(items)
+    # "snow and ice" inside a list would read as two items
+    joint = ", and " if any(" and " in item for item in items) and len(items) > 1 else " and "
+    return ", ".join(items[:-1]) + joint + items[-1]

@@ -1,0 +1,263 @@
+"""Reads one window of one single-band raster onto a grid, as a stackstac ``Reader``.
+
+stackstac's own reader warps every file whose grid is not exactly the one asked for. This one signs the href when it
+opens it, treats the scene's nodata value as such even where the file forgets to say so, converts GDAL's errors, and
+copies pixels without a warp where the file shares the grid's lattice: 10 m bands are read as they are, 20 m bands are
+interpolated from whole native pixels. Either way a pixel's value does not depend on the window it was read in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+import rasterio.errors
+from affine import Affine
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
+
+from pipeline.errors import ReadError
+from pipeline.imagery.gdal_settings import DRIVERS_LOCAL, DRIVERS_REMOTE, gdal_options
+from pipeline.sources import hrefs
+from pipeline.sources.signing import NoSigner, Signer
+
+ATTEMPTS = 3
+BACKOFF_S = 1.0
+GIVEN_UP_S = 300.0
+"""A remote file that failed every attempt is not asked for again by this process for so long: the blocks of a run
+share their scenes, and each would spend the same patience on the same dead file."""
+WARP_CELL_PX = 256
+"""Warped reads are made in cells of a lattice fixed to the projection's origin. GDAL approximates coordinate
+transformations along each piece it warps, so only equal pieces give equal pixels."""
+_LATTICE_TOLERANCE_PX = 1e-3
+_Float = npt.NDArray[np.float32]
+_given_up: dict[str, tuple[float, str]] = {}
+"""href → (monotonic time, message)."""
+
+
+class AssetReader:
+    """stackstac ``Reader`` of one file. ``read`` returns float32 digital numbers, NaN where there is none.
+
+    Beyond stackstac's own arguments: ``nodata`` maps href to the scene's nodata value, ``signer`` signs hrefs.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        spec: Any,
+        resampling: Resampling,
+        dtype: Any,
+        fill_value: Any,
+        scale_offset: Any,
+        gdal_env: Any = None,
+        errors_as_nodata: Any = (),
+        nodata: Mapping[str, int] | None = None,
+        signer: Signer | None = None,
+    ) -> None:
+        self.url = url
+        self.spec = spec
+        self.resampling = resampling
+        self.nodata = (nodata or {}).get(url, 0)
+        self.signer = signer or NoSigner()
+
+    def read(self, window: Window, **_: Any) -> _Float:
+        """Pixels of a window of ``spec``'s grid: float32 [height, width].
+
+        Raises:
+            ReadError: The file cannot be opened or decoded after ``ATTEMPTS`` attempts; names the unsigned href.
+        """
+        since, message = _given_up.get(self.url, (-math.inf, ""))
+        if time.monotonic() - since < GIVEN_UP_S:
+            raise ReadError(message)
+        for attempt in range(ATTEMPTS):
+            opened = self.signer.sign(self.url)
+            options = gdal_options(self.url)
+            if attempt:
+                # GDAL remembers failures of a URL; a retry has to ask the server again.
+                options["CPL_VSIL_CURL_NON_CACHED"] = f"/vsicurl/{opened}"
+            try:
+                with rasterio.Env(**options):
+                    return self._read(opened, window)
+            except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, ValueError, MemoryError) as error:
+                reason = _reason(error).replace(opened, self.url)
+                if attempt + 1 == ATTEMPTS or self._is_final(error, reason):
+                    message = f"{self.url} cannot be read: {reason}"
+                    break
+            time.sleep(BACKOFF_S * 2**attempt)
+        if hrefs.local_path(self.url) is None:
+            _given_up[self.url] = (time.monotonic(), message)
+        # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
+        raise ReadError(message) from None
+
+    def _read(self, opened: str, window: Window) -> _Float:
+        drivers = DRIVERS_LOCAL if hrefs.local_path(self.url) is not None else DRIVERS_REMOTE
+        with rasterio.DatasetReader(opened, driver=list(drivers), sharing=False) as ds:
+            if ds.count != 1:
+                raise ReadError(f"{self.url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
+            if ds.crs is None:
+                raise ReadError(f"{self.url} has no projection")
+            row, col = int(window.row_off), int(window.col_off)
+            height, width = int(window.height), int(window.width)
+            ratio = self._lattice_ratio(ds)
+            if ratio is not None:
+                return self._copy(ds, ratio, row, col, height, width)
+            return self._warp(ds, row, col, height, width)
+
+    def _lattice_ratio(self, ds: Any) -> int | None:
+        """Grid pixels per file pixel if the file's pixel borders all fall on the grid's, else None."""
+        grid, own = self.spec.transform, ds.transform
+        if own.b or own.d or own.a <= 0 or own.e >= 0 or ds.crs.to_epsg() != self.spec.epsg:
+            return None
+        steps = (own.a / grid.a, own.e / grid.e)
+        shifts = ((own.c - grid.c) / grid.a, (own.f - grid.f) / grid.e)
+        ratio = round(steps[0])
+        exact = ratio >= 1 and all(abs(s - ratio) * max(ds.shape) < _LATTICE_TOLERANCE_PX for s in steps)
+        exact = exact and all(abs(s - round(s)) < _LATTICE_TOLERANCE_PX for s in shifts)
+        return ratio if exact else None
+
+    def _copy(self, ds: Any, ratio: int, row: int, col: int, height: int, width: int) -> _Float:
+        grid, own = self.spec.transform, ds.transform
+        # First pixel of the window, in grid pixels from the file's corner.
+        top = row - round((own.f - grid.f) / grid.e)
+        left = col - round((own.c - grid.c) / grid.a)
+        interpolate = ratio > 1 and self.resampling != Resampling.nearest
+        ring = 1 if interpolate else 0
+        first_row, last_row = math.floor(top / ratio) - ring, math.ceil((top + height) / ratio) + ring
+        first_col, last_col = math.floor(left / ratio) - ring, math.ceil((left + width) / ratio) + ring
+        native = np.full((last_row - first_row, last_col - first_col), np.nan, np.float32)
+        r0, r1 = max(first_row, 0), min(last_row, ds.height)
+        c0, c1 = max(first_col, 0), min(last_col, ds.width)
+        if r0 < r1 and c0 < c1:
+            native[r0 - first_row : r1 - first_row, c0 - first_col : c1 - first_col] = self._numbers(
+                ds, Window(c0, r0, c1 - c0, r1 - r0)
+            )
+        if interpolate:
+            native = upsample_bilinear(native, ratio)
+            first_row, first_col = first_row + ring, first_col + ring
+        elif ratio > 1:
+            native = native.repeat(ratio, axis=0).repeat(ratio, axis=1)
+        r, c = top - first_row * ratio, left - first_col * ratio
+        return np.ascontiguousarray(native[r : r + height, c : c + width])
+
+    def _numbers(self, ds: Any, window: Window) -> _Float:
+        raw = ds.read(1, window=window)
+        empty = raw == self.nodata
+        if ds.nodata is not None and ds.nodata != self.nodata and not np.isnan(ds.nodata):
+            empty |= raw == ds.nodata
+        if MaskFlags.per_dataset in ds.mask_flag_enums[0]:
+            empty |= ds.read_masks(1, window=window) == 0
+        numbers: _Float = raw.astype(np.float32)
+        numbers[empty] = np.nan
+        return numbers
+
+    def _warp(self, ds: Any, row: int, col: int, height: int, width: int) -> _Float:
+        grid = self.spec.transform
+        out = np.full((height, width), np.nan, np.float32)
+        # Position of the window on the lattice of the projection's origin, px.
+        top = round(grid.f / grid.e) + row
+        left = round(grid.c / grid.a) + col
+        for cell_row in range(top // WARP_CELL_PX, -(-(top + height) // WARP_CELL_PX)):
+            for cell_col in range(left // WARP_CELL_PX, -(-(left + width) // WARP_CELL_PX)):
+                cell_top, cell_left = cell_row * WARP_CELL_PX, cell_col * WARP_CELL_PX
+                data = self._warp_cell(ds, cell_top - top + row, cell_left - left + col)
+                r0, r1 = max(cell_top, top), min(cell_top + WARP_CELL_PX, top + height)
+                c0, c1 = max(cell_left, left), min(cell_left + WARP_CELL_PX, left + width)
+                out[r0 - top : r1 - top, c0 - left : c1 - left] = data[
+                    r0 - cell_top : r1 - cell_top, c0 - cell_left : c1 - cell_left
+                ]
+        return out
+
+    def _warp_cell(self, ds: Any, row: int, col: int) -> _Float:
+        nodata = self.nodata if ds.nodata is None or np.isnan(ds.nodata) else ds.nodata
+        grid = self.spec.transform
+        with WarpedVRT(
+            ds,
+            crs=f"EPSG:{self.spec.epsg}",
+            transform=Affine(grid.a, 0.0, grid.c + col * grid.a, 0.0, grid.e, grid.f + row * grid.e),
+            width=WARP_CELL_PX,
+            height=WARP_CELL_PX,
+            resampling=self.resampling,
+            src_nodata=nodata,
+            nodata=np.nan,
+            dtype="float32",
+        ) as vrt:
+            data: _Float = vrt.read(1)
+        data[data == np.float32(self.nodata)] = np.nan
+        return data
+
+    def _is_final(self, error: BaseException, reason: str) -> bool:
+        """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
+        if "response code: 403" in reason:
+            return isinstance(self.signer, NoSigner)  # a signature may just have expired
+        final = ("response code: 404", "No such file", "not recognized")
+        return isinstance(error, MemoryError) or any(words in reason for words in final)
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost message: GDAL's own words stand at the end of rasterio's chain of causes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error) or type(error).__name__
+
+
+def upsample_bilinear(native: _Float, ratio: int) -> _Float:
+    """Interpolates whole pixels onto a ``ratio`` times finer lattice and drops the outermost ring of pixels.
+
+    Neighbours without a value take no part (weights are renormalised), and a fine pixel is NaN exactly where the
+    pixel that holds it is NaN: no value grows into nodata and none is eaten by it.
+
+    Args:
+        native: float32 [h, w], NaN = none, with one ring of neighbours around the wanted pixels.
+        ratio: Fine pixels per native pixel, along each axis.
+
+    Returns:
+        float32 [(h - 2) * ratio, (w - 2) * ratio].
+    """
+    inner = native[1:-1, 1:-1]
+    known = np.isfinite(native)
+    if known.all():
+        return _interpolate(native, ratio)
+    values = _interpolate(np.where(known, native, np.float32(0.0)), ratio)
+    weights = _interpolate(known.astype(np.float32), ratio)
+    present = np.isfinite(inner).repeat(ratio, axis=0).repeat(ratio, axis=1)
+    out = np.full(values.shape, np.nan, np.float32)
+    with contextlib.suppress(FloatingPointError):
+        np.divide(values, weights, out=out, where=present)
+    return out
+
+
+def _interpolate(native: _Float, ratio: int) -> _Float:
+    rows = np.empty(((native.shape[0] - 2) * ratio, native.shape[1]), np.float32)
+    for phase in range(ratio):
+        rows[phase::ratio] = _between(native[:-2], native[1:-1], native[2:], phase, ratio)
+    out = np.empty((rows.shape[0], (native.shape[1] - 2) * ratio), np.float32)
+    for phase in range(ratio):
+        out[:, phase::ratio] = _between(rows[:, :-2], rows[:, 1:-1], rows[:, 2:], phase, ratio)
+    return out
+
+
+def _between(before: _Float, here: _Float, after: _Float, phase: int, ratio: int) -> _Float:
+    # Centre of fine pixel `phase`, in native pixels from the centre of its own: -0.5 < shift < 0.5.
+    shift = (phase + 0.5) / ratio - 0.5
+    if shift == 0.0:
+        return here
+    other = before if shift < 0.0 else after
+    weight = np.float32(abs(shift))
+    return here * (np.float32(1.0) - weight) + other * weight

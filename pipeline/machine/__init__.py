@@ -1,0 +1,1 @@
+"""The machine underneath: files that appear whole, memory, progress."""

@@ -1,0 +1,204 @@
+"""What happened in a run: one JSON object per line, appended and flushed to disk by the driver alone.
+
+A line counts once it ends in a newline: a crash in the middle of writing leaves a torn last line, which is ignored and
+cut off by the next writer. Repeated records are harmless: the last word on a block is what counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from pipeline.errors import StoreError
+
+BlockKey = tuple[int, int]
+"""EPSG code of the zone, index of the block in the zone."""
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """A driver began, or resumed."""
+
+    time: str
+    """UTC, ISO 8601."""
+    run_id: str
+    resumed_blocks: int = 0
+    """Blocks found finished."""
+
+
+@dataclass(frozen=True)
+class BlockFinished:
+    """A block is complete in the store."""
+
+    epsg: int
+    index: int
+    seconds: float
+    """From the start of its reading to the end of its writing."""
+    valid_share: float
+    """Share of its pixels that carry a class, 0..1."""
+    sha256: str
+    """Over all its layers, see :meth:`pipeline.mapstore.store.RunStore.write_block`."""
+    problems: tuple[str, ...] = ()
+    """What is missing or was worked around, one line each."""
+    incomplete: bool = False
+    """A scene could not be read or a neighbour's tiles are missing: another run of the plan tries again."""
+
+
+@dataclass(frozen=True)
+class BlockFailed:
+    """A block was given up."""
+
+    epsg: int
+    index: int
+    attempts: int
+    error: str
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A driver came to its end."""
+
+    time: str
+    status: str
+    """``complete``, ``partial``, ``failed`` or ``interrupted``."""
+    seconds: float
+
+
+JournalRecord = RunStarted | BlockFinished | BlockFailed | RunEnded
+_EVENTS: dict[str, type[JournalRecord]] = {
+    "run-started": RunStarted,
+    "block-finished": BlockFinished,
+    "block-failed": BlockFailed,
+    "run-ended": RunEnded,
+}
+_NAMES = {kind: name for name, kind in _EVENTS.items()}
+
+
+@dataclass(frozen=True)
+class JournalState:
+    """Where a run stands: the journal folded into the last word on everything."""
+
+    finished: dict[BlockKey, BlockFinished]
+    failed: dict[BlockKey, BlockFailed]
+    started: RunStarted | None
+    """The latest start."""
+    ended: RunEnded | None
+    """Its end; ``None`` while it runs or if it was killed."""
+
+
+def replay(records: Iterable[JournalRecord]) -> JournalState:
+    """Folds records, oldest first."""
+    finished: dict[BlockKey, BlockFinished] = {}
+    failed: dict[BlockKey, BlockFailed] = {}
+    started: RunStarted | None = None
+    ended: RunEnded | None = None
+    for record in records:
+        match record:
+            case RunStarted():
+                started, ended = record, None
+            case RunEnded():
+                ended = record
+            case BlockFinished():
+                finished[record.epsg, record.index] = record
+                failed.pop((record.epsg, record.index), None)
+            case BlockFailed():
+                failed[record.epsg, record.index] = record
+                finished.pop((record.epsg, record.index), None)
+    return JournalState(finished, failed, started, ended)
+
+
+def read_journal(path: str | Path) -> tuple[JournalRecord, ...]:
+    """All complete records, oldest first; none if the file does not exist.
+
+    Raises:
+        StoreError: Unreadable, or a complete line is not a record; the message names the line.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise StoreError(f"journal {path} cannot be read: {error}") from error
+    lines = content.split(b"\n")[:-1]  # what follows the last newline was torn by a crash
+    return tuple(_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _parse(line: bytes, path: Path, number: int) -> JournalRecord:
+    try:
+        data: Any = json.loads(line)
+        kind = _EVENTS[data.pop("event")]
+        if "problems" in data:
+            data["problems"] = tuple(str(problem) for problem in data["problems"])
+        return kind(**data)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"journal {path}, line {number} is not a record of this version ({type(error).__name__}: {error}); "
+            "delete the line to have its block computed again"
+        ) from error
+
+
+class JournalWriter:
+    """The one appender of a journal; holds a lock for as long as it is open.
+
+    Raises:
+        StoreError: Another process is writing this run, or the file cannot be opened.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: BinaryIO = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (closed by close())
+        except OSError as error:
+            raise StoreError(f"journal {path} cannot be opened: {error}") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when the process dies
+            _cut_torn_line(self._file)
+        except BlockingIOError as error:
+            self._file.close()
+            raise StoreError(f"another process is running {self._path.parent}; wait for it or end it") from error
+        except OSError as error:
+            self._file.close()
+            raise StoreError(f"journal {path} cannot be locked: {error}") from error
+
+    def append(self, record: JournalRecord) -> None:
+        """Adds one record and returns when it is on disk.
+
+        Raises:
+            StoreError: The disk refused it.
+        """
+        line = json.dumps({"event": _NAMES[type(record)], **asdict(record)}, allow_nan=False).encode() + b"\n"
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(f"only {written} of {len(line)} bytes were written")
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StoreError(f"journal {self._path} cannot be appended to: {error}") from error
+
+    def close(self) -> None:
+        """Releases the lock; harmless when repeated."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    file.seek(0)
+    content = file.read()
+    complete = content.rfind(b"\n") + 1
+    if complete != len(content):
+        file.truncate(complete)

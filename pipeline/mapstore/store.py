@@ -1,0 +1,387 @@
+"""The run's own state on disk: plan, journal and a Zarr v3 store whose chunks are the plan's blocks.
+
+Layout of ``.spex/<run id>/``::
+
+    plan.json       the plan; its presence says that the store below is complete in structure
+    journal.jsonl   what was finished, see pipeline.mapstore.journal
+    scores.zarr/    one group per zone, named by its EPSG code, with the arrays of LAYERS
+
+A block is exactly one chunk of each array and has one writer, so workers need no locks. Each chunk is written to a
+temporary name and renamed (zarr's LocalStore), and flushed to disk here; a block counts as finished only by its journal
+line, written after all its chunks, which carries the sha256 of what they hold.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.errors import BaseZarrError
+
+from pipeline.errors import OutputError, StoreError
+from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
+from pipeline.planning.plan_file import read_plan, write_plan
+from pipeline.predict.stitch import CONFIDENCE_NODATA, BlockLayers
+from pipeline.records.grid import grid_window, intersection
+from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
+from spex_core.indices import SPECTRAL_INDICES
+from spex_core.legend import Legend
+
+STORE_SCHEMA = 1
+INDEX_SCALE = 10_000
+"""Stored index = round(index * INDEX_SCALE), INDEX_NODATA where there is none."""
+INDEX_NODATA = -32768
+STATE_FOLDER = ".spex"
+_ZSTD_LEVEL = 3
+
+LayerName = Literal["scores", "landcover", "confidence", "valid_count", "indices"]
+LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "indices")
+"""All arrays of a zone, in the order of the block's sha256."""
+Check = Literal["none", "fast", "full"]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    dtype: str
+    leading: tuple[int, ...]
+    """Sizes of the axes before row and column."""
+    dimensions: tuple[str, ...]
+    fill: int
+
+
+def run_folder(output: str | Path, run_id: str) -> Path:
+    """Where the state of a run lives below its output folder."""
+    return Path(output) / STATE_FOLDER / run_id
+
+
+class ZoneStore:
+    """The finished layers of one zone, read by window."""
+
+    def __init__(self, group: Any, plan: ZonePlan) -> None:
+        self.plan = plan
+        self._group = group
+        self._arrays: dict[str, Any] = {}
+
+    @property
+    def grid(self) -> ZoneGrid:
+        """The zone's pixel grid."""
+        return self.plan.grid
+
+    def array(self, layer: LayerName) -> Any:
+        """The Zarr array of a layer."""
+        if layer not in self._arrays:
+            try:
+                self._arrays[layer] = self._group[layer]
+            except KeyError as error:
+                raise StoreError(f"the store has no layer {layer!r} for EPSG:{self.grid.epsg}") from error
+        return self._arrays[layer]
+
+    def read(self, layer: LayerName, window: Window | None = None) -> npt.NDArray[Any]:
+        """Pixels of a layer; fill values (see ``fill_value``) where no block was finished.
+
+        Args:
+            layer: One of :data:`LAYERS`.
+            window: Inside the grid; default: the whole grid.
+
+        Returns:
+            ``[h, w]``, ``scores`` ``[K, h, w]``, ``indices`` ``[I, h, w]``.
+
+        Raises:
+            StoreError: Unknown layer, window outside the grid, or a damaged chunk.
+        """
+        window = window or grid_window(self.grid)
+        if intersection(window, grid_window(self.grid)) != window:
+            raise StoreError(f"{window} lies outside the grid of EPSG:{self.grid.epsg} ({self.grid})")
+        try:
+            return np.asarray(self.array(layer)[_selection(window)])
+        except (RuntimeError, ValueError, OSError, BaseZarrError) as error:
+            raise StoreError(f"layer {layer!r} of EPSG:{self.grid.epsg}, {window}: cannot be read: {error}") from error
+
+
+class RunStore:
+    """One run's folder. Cheap to open and to send to a worker; holds no file open."""
+
+    def __init__(self, folder: str | Path, plan: MapPlan) -> None:
+        """Use :meth:`create` or :meth:`open`."""
+        self.folder = Path(folder)
+        self.plan = plan
+        self._zones: dict[int, ZoneStore] = {}
+
+    @classmethod
+    def create(cls, folder: str | Path, plan: MapPlan, legend: Legend) -> Self:
+        """Makes the folder of a run, or reopens it if it belongs to the same plan.
+
+        Raises:
+            StoreError: The folder holds another plan, or damaged state.
+            OutputError: The folder cannot be written.
+        """
+        folder = Path(folder)
+        store = cls(folder, plan)
+        if (folder / "plan.json").exists():
+            _check_same(read_plan(folder / "plan.json"), plan, folder)
+            store._check_structure()
+            return store
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            root = zarr.open_group(folder / "scores.zarr", mode="w", zarr_format=3)
+            root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
+            for zone in plan.zones:
+                _create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend)
+            write_plan(plan, folder / "plan.json")  # last: a folder with a plan has a complete structure
+        except OSError as error:
+            raise OutputError(f"run folder {folder} cannot be written: {error}") from error
+        return store
+
+    @classmethod
+    def open(cls, folder: str | Path, plan: MapPlan | None = None) -> Self:
+        """Opens the folder of a run for reading or for writing blocks.
+
+        Args:
+            folder: The run's folder.
+            plan: Its plan where the caller holds it already; default: read from the folder.
+
+        Raises:
+            StoreError: Not a run folder, of another plan, or damaged.
+        """
+        store = cls(folder, _known_plan(Path(folder) / "plan.json") if plan is None else plan)
+        store._check_structure()
+        return store
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "plan": self.plan}  # Zarr objects hold event loops: reopen on the other side
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["folder"], state["plan"])  # type: ignore[misc]
+
+    @property
+    def zarr_path(self) -> Path:
+        """The Zarr v3 store."""
+        return self.folder / "scores.zarr"
+
+    def zone(self, epsg: int) -> ZoneStore:
+        """The layers of one zone.
+
+        Raises:
+            StoreError: The plan has no such zone, or the store is damaged.
+        """
+        if epsg not in self._zones:
+            plans = [zone for zone in self.plan.zones if zone.grid.epsg == epsg]
+            if not plans:
+                raise StoreError(f"run {self.plan.run_id} has no zone EPSG:{epsg}")
+            try:
+                group = zarr.open_group(self.zarr_path, path=str(epsg), mode="r+", zarr_format=3)
+            except (OSError, ValueError, KeyError, BaseZarrError) as error:
+                raise StoreError(f"{self.zarr_path} has no readable zone {epsg}: {error}") from error
+            self._zones[epsg] = ZoneStore(group, plans[0])
+        return self._zones[epsg]
+
+    # --- blocks ---------------------------------------------------------------------------------------------------
+
+    def write_block(
+        self,
+        epsg: int,
+        block: Block,
+        layers: BlockLayers,
+        valid_count: npt.NDArray[np.uint8],
+        indices: npt.NDArray[np.int16],
+    ) -> str:
+        """Writes all layers of one block and flushes them to disk; writing again replaces.
+
+        Args:
+            epsg: Its zone.
+            block: The block; nobody else may be writing it.
+            layers: From :func:`pipeline.predict.stitch.finalise`.
+            valid_count: uint8 ``[h, w]``.
+            indices: int16 ``[I, h, w]``, round(index * INDEX_SCALE), INDEX_NODATA = none.
+
+        Returns:
+            sha256 (hex) over all layers, for the journal.
+
+        Raises:
+            StoreError: A layer has the wrong shape or type, or the disk refuses.
+        """
+        values: dict[LayerName, npt.NDArray[Any]] = {
+            "scores": layers.scores,
+            "landcover": layers.landcover,
+            "confidence": layers.confidence,
+            "valid_count": valid_count,
+            "indices": indices,
+        }
+        zone = self.zone(epsg)
+        for name, value in values.items():
+            array = zone.array(name)
+            shape = (*array.shape[:-2], block.window.height, block.window.width)
+            if value.shape != shape or value.dtype != array.dtype:
+                raise StoreError(
+                    f"block {block.index} of EPSG:{epsg}: layer {name!r} is {value.dtype}{list(value.shape)}, "
+                    f"expected {array.dtype}{list(shape)}"
+                )
+        try:
+            for name, value in values.items():
+                # Chunks of fill values are written too: a file per layer is what the fast check looks for.
+                zone.array(name).with_config({"write_empty_chunks": True})[_selection(block.window)] = value
+                _flush(self._chunk(zone, name, block))
+        except (OSError, BaseZarrError) as error:
+            raise StoreError(f"block {block.index} of EPSG:{epsg} cannot be written: {error}") from error
+        return _digest(values)
+
+    def block_sha256(self, epsg: int, block: Block) -> str:
+        """sha256 (hex) of what the store holds for a block.
+
+        Raises:
+            StoreError: A chunk is damaged.
+        """
+        zone = self.zone(epsg)
+        return _digest({name: zone.read(name, block.window) for name in LAYERS})
+
+    def _chunk(self, zone: ZoneStore, layer: LayerName, block: Block) -> Path:
+        array = zone.array(layer)
+        size = array.chunks[-1]
+        position = (*(0,) * (array.ndim - 2), block.window.row // size, block.window.col // size)
+        return self.zarr_path.joinpath(str(zone.grid.epsg), layer, "c", *(str(i) for i in position))
+
+    # --- journal --------------------------------------------------------------------------------------------------
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal."""
+        return self.folder / "journal.jsonl"
+
+    def journal_writer(self) -> JournalWriter:
+        """Opens the journal for the one driver of this run, and removes what a killed writer left half written.
+
+        Raises:
+            StoreError: Another driver is at work.
+        """
+        writer = JournalWriter(self.journal_path)  # from here on nobody else's half-written chunk can be meant
+        for leftover in self.zarr_path.rglob("*.partial"):
+            leftover.unlink(missing_ok=True)
+        return writer
+
+    def state(self) -> JournalState:
+        """Where the run stands, by its journal."""
+        return replay(read_journal(self.journal_path))
+
+    def finished_blocks(self, check: Check = "fast") -> dict[BlockKey, BlockFinished]:
+        """Blocks that need not be computed again.
+
+        Args:
+            check: ``none`` trusts the journal; ``fast`` asks that every chunk file is there and not empty; ``full``
+                reads each block and compares its sha256.
+
+        Raises:
+            StoreError: The journal is damaged.
+        """
+        blocks = {(zone.grid.epsg, block.index): block for zone in self.plan.zones for block in zone.blocks}
+        return {
+            key: record
+            for key, record in self.state().finished.items()
+            if key in blocks and self._is_intact(key[0], blocks[key], record, check)
+        }
+
+    def _is_intact(self, epsg: int, block: Block, record: BlockFinished, check: Check) -> bool:
+        if check == "none":
+            return True
+        zone = self.zone(epsg)
+        try:
+            if any(self._chunk(zone, layer, block).stat().st_size == 0 for layer in LAYERS):
+                return False
+            return check == "fast" or self.block_sha256(epsg, block) == record.sha256
+        except (OSError, StoreError):
+            return False  # computed again rather than complained about: that mends it
+
+    def _check_structure(self) -> None:
+        try:
+            attributes: Mapping[str, Any] = zarr.open_group(self.zarr_path, mode="r", zarr_format=3).attrs
+            schema, run_id = attributes.get("schema"), attributes.get("run_id")
+        except (OSError, ValueError, BaseZarrError) as error:
+            raise StoreError(f"{self.zarr_path} is not a readable Zarr v3 group: {error}") from error
+        if schema != STORE_SCHEMA or run_id != self.plan.run_id:
+            raise StoreError(
+                f"{self.zarr_path} holds run {run_id}, schema {schema}; expected {self.plan.run_id}, {STORE_SCHEMA}: "
+                "delete the run folder to compute it again"
+            )
+
+
+def _create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> None:
+    classes, grid = len(legend), zone.grid
+    layers: dict[LayerName, _Layer] = {
+        "scores": _Layer("uint8", (classes,), ("class", "y", "x"), 0),
+        "landcover": _Layer("uint8", (), ("y", "x"), legend.nodata),
+        "confidence": _Layer("uint8", (), ("y", "x"), CONFIDENCE_NODATA),
+        "valid_count": _Layer("uint8", (), ("y", "x"), 0),
+        "indices": _Layer("int16", (len(SPECTRAL_INDICES),), ("index", "y", "x"), INDEX_NODATA),
+    }
+    group = root.create_group(
+        str(grid.epsg),
+        attributes={"crs": f"EPSG:{grid.epsg}", "left": grid.left, "top": grid.top, "resolution_m": grid.resolution_m},
+    )
+    for name, layer in layers.items():
+        group.create_array(
+            name,
+            shape=(*layer.leading, grid.height, grid.width),
+            chunks=(*layer.leading, block_px, block_px),
+            dtype=layer.dtype,
+            fill_value=layer.fill,
+            compressors=ZstdCodec(level=_ZSTD_LEVEL, checksum=True),
+            dimension_names=layer.dimensions,
+        )
+
+
+def _known_plan(path: Path) -> MapPlan:
+    """The plan of a folder, parsed once per process: a worker opens its store for every block it finishes."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise StoreError(f"plan {path} cannot be read: {error}") from error
+    return _parsed_plan(path, (found.st_ino, found.st_mtime_ns, found.st_size))
+
+
+@functools.lru_cache(maxsize=2)
+def _parsed_plan(path: Path, version: tuple[int, int, int]) -> MapPlan:
+    return read_plan(path)
+
+
+def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:
+    """Settings that cannot change a pixel (name, actors, sub-regions) may differ between two runs of one plan."""
+    if found.run_id != wanted.run_id:
+        raise StoreError(
+            f"{folder} holds run {found.run_id}, not {wanted.run_id}: inputs or settings differ; choose another output"
+        )
+    if found.zones != wanted.zones:
+        raise StoreError(
+            f"{folder} holds run {found.run_id} with other blocks; it was made by another version: delete it"
+        )
+
+
+def _selection(window: Window) -> tuple[Any, ...]:
+    rows = slice(window.row, window.row + window.height)
+    return (..., rows, slice(window.col, window.col + window.width))
+
+
+def _digest(values: Mapping[LayerName, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in LAYERS:
+        value = np.ascontiguousarray(values[name])
+        digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Forces a written chunk and its name to disk: the journal's line must never outlive them."""
+    for target in (path, path.parent):
+        handle = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

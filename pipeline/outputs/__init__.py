@@ -1,0 +1,1 @@
+"""What people open: COGs, thumbnail, report page, STAC items and catalog."""

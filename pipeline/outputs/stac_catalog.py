@@ -1,0 +1,322 @@
+"""The catalog in an output folder: new items join what earlier runs left there, and nothing of theirs is lost.
+
+Fields that a person added to a collection (title, license, providers, keywords) are kept; links, extents, summaries and
+``items.parquet`` are made anew from the items. Order of writing: items, parquet, collections, root; a reader that
+starts at the root never follows a link to something that is not there yet.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import rustac
+
+from pipeline.errors import OutputError
+from pipeline.machine.atomic_files import replacing, write_json
+from pipeline.outputs.stac_item import (
+    COG_TYPE,
+    EXTENSIONS,
+    GEOJSON_TYPE,
+    JSON_TYPE,
+    STAC_VERSION,
+    classes,
+    raster_fields,
+    safe_id,
+)
+from pipeline.outputs.stac_model import models_collection_id
+from spex_core.legend import Legend
+
+CATALOG_ID = "spex"
+PARQUET_TYPE = "application/vnd.apache.parquet"
+_GLOBE = [-180.0, -90.0, 180.0, 90.0]
+
+
+class CatalogWarning(UserWarning):
+    """Something in an existing catalog could not be read and was left as it is."""
+
+
+@dataclass(frozen=True)
+class CatalogFiles:
+    """What was written."""
+
+    catalog: Path
+    collection: Path
+    items: tuple[Path, ...]
+    parquet: Path
+    model: Path | None
+
+
+def publish(
+    output: Path,
+    collection_id: str,
+    items: Sequence[dict[str, Any]],
+    legend: Legend,
+    *,
+    model: dict[str, Any] | None = None,
+    resolution_m: float = 10.0,
+) -> CatalogFiles:
+    """Writes items, their collection and the root catalog; merges with what is there.
+
+    Args:
+        output: The output folder; the items' files are in place.
+        collection_id: Collection of the maps.
+        items: From :func:`pipeline.outputs.stac_item.map_item`.
+        legend: For the collection's description of its classes.
+        model: From :func:`pipeline.outputs.stac_model.model_item`.
+        resolution_m: Pixel size, for the collection's description of its assets.
+
+    Raises:
+        OutputError: Not writable, or ``catalog.json`` there is no STAC catalog.
+    """
+    safe_id(collection_id, "collection id")
+    with _lock(output):
+        root_path = output / "catalog.json"
+        root = _existing(root_path, "Catalog")
+        written = tuple(_write_item(output / collection_id, item) for item in items)
+        parquet = output / collection_id / "items.parquet"
+        collection_path = output / collection_id / "collection.json"
+        collection = _existing(collection_path, "Collection")
+        members = _members(output / collection_id, collection, items)
+        _write_parquet(parquet, [item for _, item in members if item is not None])
+        write_json(collection_path, _map_collection(collection_id, collection, members, legend, resolution_m))
+        children = [collection_id]
+        model_path = None
+        if model is not None:
+            models_id = models_collection_id(collection_id)
+            folder = output / models_id
+            model_path = _write_item(folder, model)
+            models = _existing(folder / "collection.json", "Collection")
+            write_json(
+                folder / "collection.json", _model_collection(models_id, models, _members(folder, models, [model]))
+            )
+            children.append(models_id)
+        write_json(root_path, _root(root, children))
+    return CatalogFiles(root_path, collection_path, written, parquet, model_path)
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _lock(output: Path) -> Iterator[None]:
+    """Two runs that end at once must not lose each other's links."""
+    path = output / ".spex" / "catalog.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be locked: {error}") from error
+
+
+def _existing(path: Path, kind: str) -> dict[str, Any] | None:
+    """What an earlier run wrote, or ``None``.
+
+    Raises:
+        OutputError: The file is there but is something else: it is not overwritten.
+    """
+    if not path.exists():
+        return None
+    data = _read_json(path)
+    if data is None or data.get("type") != kind:
+        raise OutputError(f"{path} is not a STAC {kind.lower()}; choose another output folder or move the file away")
+    return data
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _write_item(folder: Path, item: dict[str, Any]) -> Path:
+    id_ = safe_id(str(item["id"]), "item id")
+    path = folder / id_ / f"{id_}.json"
+    earlier = _read_json(path) or {}
+    first = (earlier.get("properties") or {}).get("created")
+    if first:
+        item = {**item, "properties": {**item["properties"], "created": first}}
+    write_json(path, item)
+    return path
+
+
+def _write_parquet(path: Path, items: list[dict[str, Any]]) -> None:
+    with replacing(path) as temporary:
+        try:
+            rustac.write_sync(str(temporary), items, format="parquet")
+        except Exception as error:  # rustac raises its own untyped errors and OSError
+            raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def _members(
+    folder: Path, collection: Mapping[str, Any] | None, new: Sequence[Mapping[str, Any]]
+) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Item links of a collection, sorted by address, each with its item (``None`` where it cannot be read)."""
+    links = {str(link["href"]): dict(link) for link in _links(collection) if link.get("rel") == "item"}
+    for item in new:
+        href = f"./{item['id']}/{item['id']}.json"
+        links[href] = {"rel": "item", "href": href, "type": GEOJSON_TYPE, "title": item["properties"].get("title")}
+    members = []
+    for href, link in sorted(links.items()):
+        found = _read_json(folder / href) if _stays_inside(href) else None
+        if found is None or found.get("type") != "Feature":
+            warnings.warn(
+                f"{folder / 'collection.json'} links to {href}, which cannot be read; the link is kept",
+                CatalogWarning,
+                stacklevel=3,
+            )
+            found = None
+        members.append((link, found))
+    return members
+
+
+def _stays_inside(href: str) -> bool:
+    path = PurePosixPath(href)
+    return "://" not in href and not path.is_absolute() and ".." not in path.parts
+
+
+def _links(container: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    links = (container or {}).get("links")
+    return [link for link in links if isinstance(link, dict) and "href" in link] if isinstance(links, list) else []
+
+
+# -- containers --------------------------------------------------------------------------------------------------------
+
+
+def _map_collection(
+    collection_id: str,
+    existing: Mapping[str, Any] | None,
+    members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]],
+    legend: Legend,
+    resolution_m: float,
+) -> dict[str, Any]:
+    items = [item for _, item in members if item is not None]
+    kept = _kept(existing)
+    codes = sorted({str(i["properties"]["proj:code"]) for i in items if i["properties"].get("proj:code")})
+    pixel_sizes = sorted({float(i["properties"]["gsd"]) for i in items if i["properties"].get("gsd")}) or [resolution_m]
+    landcover = {
+        "title": "Land cover class",
+        "type": COG_TYPE,
+        "roles": ["data"],
+        **raster_fields("landcover", legend, resolution_m),
+        "classification:classes": classes(legend),
+    }
+    return {
+        "type": "Collection",
+        "id": collection_id,
+        "title": "SPEX land-cover maps",
+        "description": "Land-cover maps made from Sentinel-2 with SPEX, one item per run, period and UTM zone.",
+        "license": "other",
+        "keywords": ["land cover", "sentinel-2", "spex"],
+        "providers": [
+            {
+                "name": "European Union/ESA/Copernicus",
+                "description": "Contains modified Copernicus Sentinel data",
+                "roles": ["licensor"],
+                "url": "https://dataspace.copernicus.eu",
+            }
+        ],
+        **kept,
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [EXTENSIONS[n] for n in ("classification", "projection", "raster")],
+        "extent": _extent(items),
+        "summaries": {"constellation": ["sentinel-2"], "gsd": pixel_sizes, "proj:code": codes},
+        "item_assets": {
+            "landcover": landcover,
+            "confidence": {
+                "title": "Confidence of the class, percent",
+                "type": COG_TYPE,
+                "roles": ["data", "metadata"],
+                **raster_fields("confidence", legend, resolution_m),
+            },
+        },
+        "assets": {
+            "items": {
+                "href": "./items.parquet",
+                "title": "All items as stac-geoparquet",
+                "type": PARQUET_TYPE,
+                "roles": ["collection-mirror"],
+            }
+        },
+        "links": _collection_links(existing, members),
+    }
+
+
+def _model_collection(
+    collection_id: str,
+    existing: Mapping[str, Any] | None,
+    members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]],
+) -> dict[str, Any]:
+    return {
+        "type": "Collection",
+        "id": collection_id,
+        "title": "Models of the land-cover maps",
+        "description": "The models that made the maps beside this collection (STAC mlm extension).",
+        "license": "other",
+        **_kept(existing),
+        "stac_version": STAC_VERSION,
+        "stac_extensions": [],
+        "extent": _extent([item for _, item in members if item is not None]),
+        "links": _collection_links(existing, members),
+    }
+
+
+def _kept(existing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fields of an existing container that people may have edited."""
+    made_anew = {"links", "extent", "summaries", "item_assets", "assets", "stac_extensions", "stac_version"}
+    return {key: value for key, value in (existing or {}).items() if key not in made_anew}
+
+
+def _collection_links(
+    existing: Mapping[str, Any] | None, members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]]
+) -> list[dict[str, Any]]:
+    own = ("root", "parent", "item", "self")
+    return [
+        {"rel": "root", "href": "../catalog.json", "type": JSON_TYPE},
+        {"rel": "parent", "href": "../catalog.json", "type": JSON_TYPE},
+        *[link for link in _links(existing) if link.get("rel") not in own],
+        *[link for link, _ in members],
+    ]
+
+
+def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    boxes = [item["bbox"] for item in items if item.get("bbox")]
+    starts = [item["properties"].get("start_datetime") for item in items]
+    ends = [item["properties"].get("end_datetime") for item in items]
+    whole = [f(b[i] for b in boxes) for i, f in enumerate((min, min, max, max))] if boxes else _GLOBE
+    first = min((s for s in starts if s), default=None)
+    return {
+        "spatial": {"bbox": [whole]},
+        "temporal": {"interval": [[first, max((e for e in ends if e), default=None)]]},
+    }
+
+
+def _root(existing: Mapping[str, Any] | None, children: Sequence[str]) -> dict[str, Any]:
+    links = {str(link["href"]): link for link in _links(existing) if link.get("rel") == "child"}
+    for id_ in children:
+        href = f"./{id_}/collection.json"
+        links.setdefault(href, {"rel": "child", "href": href, "type": JSON_TYPE, "title": id_})
+    other = [link for link in _links(existing) if link.get("rel") not in ("root", "self", "child")]
+    return {
+        "type": "Catalog",
+        "id": CATALOG_ID,
+        "title": "SPEX land-cover maps",
+        "description": "Land-cover maps made from Sentinel-2 with SPEX.",
+        **_kept(existing),
+        "stac_version": STAC_VERSION,
+        "links": [
+            {"rel": "root", "href": "./catalog.json", "type": JSON_TYPE},
+            *other,
+            *(links[href] for href in sorted(links)),
+        ],
+    }

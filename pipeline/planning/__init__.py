@@ -1,0 +1,1 @@
+"""Everything decided before a pixel is read: grids, tiles, blocks, the run id, what it will cost."""

@@ -1,0 +1,204 @@
+"""What a plan will cover and cost, told before anything is read: gaps, bytes, memory, device time."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from pyproj import Transformer
+
+from pipeline.errors import CatalogError
+from pipeline.records.grid import unproject, window_bounds
+from pipeline.records.plan import MapPlan, Window, ZonePlan
+from pipeline.records.region import Region
+from pipeline.records.scene import Scene
+from pipeline.settings.run_file import RunConfig
+from spex_core.bands import BANDS, SENTINEL2_BANDS
+
+EQUAL_AREA_EPSG = 6933
+"""WGS 84 / NSIDC EASE-Grid 2.0 Global (cylindrical equal-area): shares of area over any extent."""
+COMPRESSED_SHARE = 0.6
+"""Bytes on the wire per decoded byte of a Sentinel-2 L2A deflate COG: typical, scenes vary from 0.4 to 0.8."""
+DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
+"""Per 256 px tile, ``explain: none``, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
+EXPLAIN_FACTOR = {"none": 1.0, "brief": 2.0, "full": 4.0}
+"""How much longer a tile takes when the model writes its answer. The same kind of estimate."""
+WORKER_BYTES = 700_000_000
+"""Resident size of one worker process with its libraries loaded."""
+_REFERENCE_TILE_PX = 256
+_GAP_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class RegionGap:
+    """A sub-region that no scene covers fully."""
+
+    id: str
+    name: str
+    share: float
+    """Share of its area without any scene footprint, 0..1."""
+
+
+@dataclass(frozen=True)
+class ZoneSummary:
+    """One UTM zone of a plan."""
+
+    epsg: int
+    height: int
+    width: int
+    scenes: int
+    blocks: int
+    tiles: int
+
+
+@dataclass(frozen=True)
+class PlanSummary:
+    """What ``spex plan`` prints. Bytes, memory and seconds are estimates from stated constants of this module."""
+
+    run_id: str
+    scenes: int
+    zones: tuple[ZoneSummary, ...]
+    region_area_ha: float
+    gap_share: float
+    """Share of the region's area without any scene footprint, 0..1 (clouds not counted)."""
+    gaps: tuple[RegionGap, ...]
+    """Sub-regions with a gap, worst first."""
+    blocks: int
+    tiles: int
+    bytes_to_read: int
+    """Decoded bytes of all bands and the SCL over all read windows; of the scenes there, at most
+    ``composite.max_observations`` (more masks are read where clouds persist)."""
+    compressed_bytes_to_read: int
+    """The same on the wire."""
+    peak_memory_bytes: int
+    """All processes of the run together."""
+    cpu_core_seconds: float
+    """Model time on CPU cores."""
+    gpu_seconds: float
+    """Model time on one GPU."""
+
+
+def summarise(plan: MapPlan, region: Region) -> PlanSummary:
+    """Counts and estimates of a plan.
+
+    Raises:
+        CatalogError: A scene's footprint is not a geometry.
+    """
+    config = RunConfig.model_validate(plan.config)
+    covered = shapely.union_all([footprint(scene) for scene in plan.scenes])
+    tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
+    tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2 * EXPLAIN_FACTOR[config.model.explain]
+    read = sum(_zone_bytes(zone, plan.scenes, config) for zone in plan.zones)
+    gaps = [
+        RegionGap(part.id, part.name, share)
+        for part in region.subregions
+        if (share := gap_share(part.geometry, covered)) > _GAP_TOLERANCE
+    ]
+    return PlanSummary(
+        run_id=plan.run_id,
+        scenes=len(plan.scenes),
+        zones=tuple(
+            ZoneSummary(
+                epsg=zone.grid.epsg,
+                height=zone.grid.height,
+                width=zone.grid.width,
+                scenes=len(zone.scene_ids),
+                blocks=len(zone.blocks),
+                tiles=sum(len(block.tiles) for block in zone.blocks),
+            )
+            for zone in plan.zones
+        ),
+        region_area_ha=_area_m2(region.geometry) / 10_000.0,
+        gap_share=gap_share(region.geometry, covered),
+        gaps=tuple(sorted(gaps, key=lambda gap: (-gap.share, gap.id))),
+        blocks=sum(len(zone.blocks) for zone in plan.zones),
+        tiles=tiles,
+        bytes_to_read=read,
+        compressed_bytes_to_read=round(read * COMPRESSED_SHARE),
+        peak_memory_bytes=_peak_memory_bytes(plan, config),
+        cpu_core_seconds=tiles * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
+        gpu_seconds=tiles * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
+    )
+
+
+def gap_share(area: shapely.Geometry, covered: shapely.Geometry) -> float:
+    """Share (0..1, by equal-area) of a lon/lat geometry that another does not cover."""
+    total = _area_m2(area)
+    if total <= 0:
+        return 0.0
+    share = _area_m2(shapely.difference(area, covered)) / total
+    return 0.0 if share < _GAP_TOLERANCE else min(float(share), 1.0)
+
+
+def footprint(scene: Scene) -> shapely.Geometry:
+    """A scene's data footprint, lon/lat.
+
+    Raises:
+        CatalogError: The footprint is not a GeoJSON geometry.
+    """
+    try:
+        return _footprint(json.dumps(scene.footprint, sort_keys=True))
+    except (shapely.errors.GEOSException, TypeError, ValueError) as error:
+        raise CatalogError(f"scene {scene.id}: its footprint is not a GeoJSON geometry: {error}") from error
+
+
+@functools.lru_cache(maxsize=4096)
+def _footprint(text: str) -> shapely.Geometry:
+    return shapely.make_valid(shapely.from_geojson(text))
+
+
+def _area_m2(geometry: shapely.Geometry) -> float:
+    densified = shapely.segmentize(geometry, 0.05)
+    return float(shapely.area(shapely.transform(densified, _to_equal_area().transform, interleaved=False)))
+
+
+@functools.lru_cache(maxsize=1)
+def _to_equal_area() -> Transformer:
+    return Transformer.from_crs(4326, EQUAL_AREA_EPSG, always_xy=True)
+
+
+# --- costs --------------------------------------------------------------------------------------------------------
+
+
+def bytes_per_pixel(resolution_m: float, bands: Sequence[str] = SENTINEL2_BANDS) -> float:
+    """Decoded bytes of uint16 bands and the uint8 SCL, at native resolution, under one output pixel."""
+    read = sum(2.0 * (resolution_m / band.gsd_m) ** 2 for band in BANDS if band.name in bands)
+    return read + (resolution_m / 20.0) ** 2
+
+
+def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> int:
+    windows = [block.read_window for block in zone.blocks]
+    counts = _scenes_per_window(windows, zone, scenes)
+    read = np.minimum(counts, config.composite.max_observations)
+    pixels = np.array([window.height * window.width for window in windows], dtype=np.float64)
+    return round(float((pixels * read).sum()) * bytes_per_pixel(zone.grid.resolution_m, config.source.bands))
+
+
+def _scenes_per_window(windows: Sequence[Window], zone: ZonePlan, scenes: Iterable[Scene]) -> np.ndarray:
+    """int ``[n]``: how many scene footprints meet each window."""
+    counts = np.zeros(len(windows), dtype=np.int64)
+    wanted = set(zone.scene_ids)
+    footprints = [footprint(scene) for scene in scenes if scene.id in wanted]
+    if not footprints:
+        return counts
+    boxes = [unproject(shapely.box(*window_bounds(zone.grid, window)), zone.grid.epsg, 10_000.0) for window in windows]
+    window_of_pair, _ = shapely.STRtree(footprints).query(boxes, predicate="intersects")
+    np.add.at(counts, window_of_pair, 1)
+    return counts
+
+
+def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
+    """Readers and actors at work on the largest block, plus the object store and the driver."""
+    actors = config.compute.actors or 1
+    readers = config.compute.readers or actors
+    blocks = [block for zone in plan.zones for block in zone.blocks]
+    pixels = max(block.read_window.height * block.read_window.width for block in blocks)
+    observations = min(config.composite.max_observations, max(len(zone.scene_ids) for zone in plan.zones))
+    reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1)
+    # Reflectance in, one channel set of scores out (about as many classes as bands), float32.
+    actor = WORKER_BYTES + pixels * 4 * len(BANDS) * 2
+    return readers * reader + actors * actor + config.compute.object_store_mb * 1_000_000 + WORKER_BYTES

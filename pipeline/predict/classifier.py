@@ -1,0 +1,275 @@
+"""The classifier and the Ray actor that holds one: a block's tiles in, weighted score pieces out.
+
+Micro-batches are fixed by the configuration, tiles keep their order and the number of threads is set here: the same
+block gives the same bytes whichever actor computes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.machine.memory import ProcessMemory, process_memory
+from pipeline.predict.stitch import Arrays, HostArrays, TileAccumulator
+from pipeline.records.plan import Block, Tile, Window, ZonePlan
+from pipeline.settings.model import INDEX_RULES, device_for, index_rules_fingerprint
+from pipeline.settings.run_file import ModelConfig, TilingConfig
+from spex_core.errors import CheckpointError
+from spex_core.legend import Legend
+
+logger = logging.getLogger(__name__)
+
+FloatArray = npt.NDArray[np.float32]
+
+
+class Classifier(Protocol):
+    """Whatever turns reflectance into class scores."""
+
+    def fingerprint(self) -> str:
+        """Changes whenever the scores can change."""
+
+    def scores(self, pixels: FloatArray) -> FloatArray:
+        """Class scores of a batch.
+
+        Args:
+            pixels: Surface reflectance, float32 ``[B, 10, H, W]``, finite but for bands that the run does not read:
+                those are NaN throughout.
+
+        Returns:
+            float32 ``[B, K, H, W]``; sums to 1 over K.
+        """
+
+    def device_scores(self, pixels: FloatArray) -> Any:
+        """The same, left on the device where they were computed."""
+
+    @property
+    def arrays(self) -> Arrays:
+        """Sums scores on that device."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know about how it runs."""
+
+
+class IndexRules:
+    """The baseline every evaluation reports: :func:`spex_core.priors.index_scores`, pixel by pixel."""
+
+    def __init__(self, legend: Legend) -> None:
+        self._legend = legend
+        self.arrays: Arrays = HostArrays()
+        self.notes: list[str] = []
+
+    def fingerprint(self) -> str:
+        return index_rules_fingerprint(self._legend)
+
+    def scores(self, pixels: FloatArray) -> FloatArray:
+        from spex_core.priors import index_scores
+
+        return np.stack([index_scores(image, self._legend) for image in pixels])
+
+    def device_scores(self, pixels: FloatArray) -> FloatArray:
+        return self.scores(pixels)
+
+
+def load_classifier(
+    config: ModelConfig, legend: Legend, device: str = "cpu", *, tile_px: int | None = None, tiles: int = 0
+) -> Classifier:
+    """The classifier that ``config.checkpoint`` names.
+
+    Args:
+        config: The run file's section.
+        legend: Classes of the scores.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        tile_px: Side of the tiles; without it nothing is compiled.
+        tiles: Tiles of the whole plan; decides with ``compile: auto``.
+
+    Raises:
+        CheckpointError: No such checkpoint, it cannot be loaded, or not compiled where it must be.
+    """
+    if config.checkpoint == INDEX_RULES:
+        return IndexRules(legend)
+    from pipeline.predict.spex_model import SpexModel
+
+    return SpexModel(config, legend, device, tile_px=tile_px, tiles=tiles)
+
+
+def cut_tile(reflectance: FloatArray, read_window: Window, tile: Tile) -> FloatArray:
+    """The pixels of one tile: a view, float32 ``[10, tile, tile]``, of ``reflectance`` ``[10, h, w]``."""
+    row, col = tile.window.row - read_window.row, tile.window.col - read_window.col
+    return reflectance[:, row : row + tile.window.height, col : col + tile.window.width]
+
+
+def fill_invalid(tile: FloatArray) -> FloatArray | None:
+    """Replaces missing pixels, because a network cannot take NaN and a zero would look like deep water.
+
+    Args:
+        tile: float32 ``[10, H, W]``; NaN where there is no measurement.
+
+    Returns:
+        A copy with each NaN replaced by the mean of its band over the tile's valid pixels; None if there is nothing to
+        classify. A band without a single valid pixel, where others have some, is one that the run does not read
+        (``source.bands``): it stays NaN.
+    """
+    valid = np.isfinite(tile)
+    counts = valid.sum(axis=(1, 2))
+    if not counts.any():
+        return None
+    if valid.all():
+        return tile.copy()
+    sums = np.where(valid, tile, 0).sum(axis=(1, 2), dtype=np.float64)
+    means = (sums / np.maximum(counts, 1)).astype(np.float32)
+    means[counts == 0] = np.nan
+    return np.where(valid, tile, means[:, None, None])
+
+
+def scored_tiles(
+    classifier: Classifier,
+    tiles: Iterable[FloatArray],
+    *,
+    classes: int,
+    tiles_per_forward: int,
+    note: Callable[[str], None] = logger.warning,
+) -> Iterator[Any]:
+    """Scores of tiles, one by one and in order, computed in micro-batches of a fixed size.
+
+    Tiles without any measurement get zeros, cost nothing and take no place in a micro-batch.
+
+    Args:
+        classifier: The model.
+        tiles: Arrays float32 ``[10, t, t]``, NaN where there is no measurement.
+        classes: K.
+        tiles_per_forward: Size of a micro-batch (halved only when the GPU runs out of memory).
+        note: Is told when that happens.
+
+    Yields:
+        float32 ``[K, t, t]`` per tile, on the classifier's device.
+    """
+    waiting: list[FloatArray | None] = []
+    nothing: FloatArray | None = None
+    step = tiles_per_forward
+
+    def flush() -> Iterator[Any]:
+        nonlocal step
+        batch = [tile for tile in waiting if tile is not None]
+        answers: list[Any] = []
+        while len(answers) < len(batch):
+            part = batch[len(answers) : len(answers) + step]
+            try:
+                answers.extend(classifier.device_scores(np.stack(part)))
+            except Exception as error:
+                # Only the GPU's own complaint: any other error is a real one and must not be papered over.
+                if type(error).__name__ != "OutOfMemoryError" or step == 1:
+                    raise
+                step = max(1, step // 2)
+                note(f"the GPU is out of memory; going on with {step} tiles per forward pass (model.tiles_per_forward)")
+                _release_gpu_memory()
+        found = iter(answers)
+        for tile in waiting:
+            yield nothing if tile is None and nothing is not None else next(found)
+        waiting.clear()
+
+    for raw in tiles:
+        if nothing is None:
+            nothing = np.zeros((classes, *raw.shape[1:]), np.float32)
+        waiting.append(fill_invalid(raw))
+        if sum(tile is not None for tile in waiting) == tiles_per_forward:
+            yield from flush()
+    yield from flush()
+
+
+def _release_gpu_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class ClassifierSettings:
+    """What every actor of a run is given once."""
+
+    model: ModelConfig
+    legend: Legend
+    tiling: TilingConfig
+    zones: tuple[ZonePlan, ...]
+    threads: int
+    gpus: float
+    """GPUs reserved for this actor."""
+
+
+@dataclass(frozen=True)
+class ClassifyReport:
+    """The small part of a classified block, for the driver."""
+
+    notes: tuple[str, ...]
+    """What people should know, e.g. that the GPU ran out of memory."""
+    memory: ProcessMemory
+
+
+class BlockClassifier:
+    """The actor: one loaded classifier that answers blocks. Plain Python; the engine wraps it with ``ray.remote``."""
+
+    def __init__(self, settings: ClassifierSettings) -> None:
+        self._settings = settings
+        self._classifier: Classifier | None = None
+
+    def load(self) -> int:
+        """Loads the model (not in the constructor, so that its errors arrive as what they are).
+
+        Returns:
+            The process id.
+        """
+        settings = self._settings
+        if settings.model.checkpoint != INDEX_RULES:
+            import torch
+
+            torch.set_num_threads(settings.threads)
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        self._classifier = load_classifier(
+            settings.model,
+            settings.legend,
+            device_for(settings.model, settings.gpus),
+            tile_px=settings.tiling.tile_px,
+            tiles=sum(len(block.tiles) for zone in settings.zones for block in zone.blocks),
+        )
+        return os.getpid()
+
+    def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: FloatArray) -> Any:
+        """Classifies one block.
+
+        Args:
+            zone: Position of the zone in the plan.
+            block: The block.
+            targets: Blocks of the zone that its tiles touch, in the order of the answer.
+            reflectance: float32 ``[10, h, w]`` over ``block.read_window``; NaN where there is no measurement.
+
+        Returns:
+            One :class:`~pipeline.predict.stitch.Piece` per target (None where no tile of the block reaches it), then a
+            :class:`ClassifyReport`.
+        """
+        if self._classifier is None:
+            self.load()
+        settings = self._settings
+        if self._classifier is None:
+            raise CheckpointError("the model is not loaded")
+        accumulator = TileAccumulator(block, settings.zones[zone], settings.tiling, self._classifier.arrays)
+        tiles = (cut_tile(reflectance, block.read_window, tile) for tile in block.tiles)
+        notes = list(self._classifier.notes)
+        self._classifier.notes.clear()  # told once, with the actor's first block
+        scored = scored_tiles(
+            self._classifier,
+            tiles,
+            classes=len(settings.legend),
+            tiles_per_forward=settings.model.tiles_per_forward,
+            note=notes.append,
+        )
+        for tile, scores in zip(block.tiles, scored, strict=True):
+            accumulator.add(tile, scores)
+        pieces = accumulator.finish()
+        return (*(pieces.get(target) for target in targets), ClassifyReport(tuple(notes), process_memory()))

@@ -1,0 +1,1 @@
+"""The values that travel between stations: scene, plan, grid, region, result."""

@@ -1,0 +1,1 @@
+"""Whole runs: a region mapped from end to end, and the demo."""

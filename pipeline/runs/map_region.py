@@ -1,0 +1,237 @@
+"""One run from end to end: prepare, compute blocks on Ray, publish; resumed where an earlier run stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.engine.cluster import connected
+from pipeline.engine.driver import EngineReport, run_blocks
+from pipeline.engine.tasks import ZoneContext
+from pipeline.errors import OutputError
+from pipeline.machine.atomic_files import write_json
+from pipeline.machine.memory import PeakMemory
+from pipeline.machine.progress import Progress
+from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
+from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.outputs.publish import Publication, publish_run
+from pipeline.outputs.report import Accuracy
+from pipeline.planning.prepare import Prepared, prepare
+from pipeline.records.result import RunResult
+from pipeline.settings.run_file import RunConfig
+
+logger = logging.getLogger(__name__)
+
+RESULT_FILE = "result.json"
+
+Evaluate = Callable[["Prepared", RunStore], Accuracy | None]
+"""Compares a finished map with a reference, for the report."""
+
+
+def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None = None) -> RunResult:
+    """See :func:`pipeline.run.run`; ``evaluate`` adds an accuracy assessment to the report."""
+    begun = time.monotonic()
+    with output_lock(config.output), PeakMemory() as peak, progress:
+        progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
+        prepared = prepare(config)
+        _tell(prepared, progress)
+        store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
+        earlier = _earlier_result(prepared, store)
+        if earlier is not None:
+            progress.say("everything is there already: nothing to compute")
+            if evaluate:
+                evaluate(prepared, store)
+            return earlier
+        engine = _compute(prepared, store, progress)
+        accuracy = evaluate(prepared, store) if evaluate else None
+        publication = publish_run(prepared, store, progress, accuracy, seconds=time.monotonic() - begun)
+        peak_mb = max(peak.mb, engine.worker_peak_mb)
+        result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
+        _write_result(prepared, store, result)
+        return result
+
+
+@contextlib.contextmanager
+def output_lock(output: Path) -> Iterator[None]:
+    """Keeps two runs out of one output folder; the kernel drops the lock when its process dies.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process is writing it.
+    """
+    path = output / STATE_FOLDER / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise OutputError(f"output folder {output} cannot be written: {error.strerror or error}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            raise OutputError(f"{output} is being written by {holder}; wait for it or give another --output") from None
+        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _tell(prepared: Prepared, progress: Progress) -> None:
+    plan, search = prepared.plan, prepared.search
+    tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
+    blocks = sum(len(zone.blocks) for zone in plan.zones)
+    progress.say(f"run {plan.run_id}: {len(plan.scenes)} scenes, {tiles} tiles in {blocks} blocks")
+    for note in prepared.region.notes:
+        logger.warning("region: %s", note)
+    for item, reason in search.skipped:
+        logger.warning("scene %s is not used: %s", item, reason)
+
+
+def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineReport:
+    plan, config = prepared.plan, prepared.config
+    done = {key for key, record in store.finished_blocks().items() if not record.incomplete}
+    finished = frozenset(
+        (position, block.index)
+        for position, zone in enumerate(plan.zones)
+        for block in zone.blocks
+        if (zone.grid.epsg, block.index) in done
+    )
+    if len(finished) == sum(len(zone.blocks) for zone in plan.zones):
+        return EngineReport()
+    begun = time.monotonic()
+    with store.journal_writer() as journal:
+        journal.append(RunStarted(_now(), plan.run_id, len(finished)))
+        status = "failed"
+        try:
+            progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
+            with connected(config.compute) as cluster:
+                progress.say(cluster.description)
+                report = run_blocks(
+                    plan,
+                    config,
+                    prepared.legend,
+                    zone_contexts(prepared, store),
+                    cluster,
+                    journal,
+                    progress,
+                    finished,
+                )
+            status = "partial" if report.failed or report.incomplete else "complete"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
+    return report
+
+
+def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...]:
+    """What the tasks of each zone need."""
+    scenes = {scene.id: scene for scene in prepared.plan.scenes}
+    clip = prepared.config.publish.clip
+    return tuple(
+        ZoneContext(
+            grid=zone.grid,
+            scenes=tuple(scenes[scene_id] for scene_id in zone.scene_ids),
+            composite=prepared.config.composite,
+            area=prepared.region.zone_geometry(zone.grid.epsg) if clip else None,
+            legend=prepared.legend,
+            run_folder=store.folder.resolve(),
+        )
+        for zone in prepared.plan.zones
+    )
+
+
+def _result(
+    prepared: Prepared,
+    state: JournalState,
+    engine: EngineReport,
+    publication: Publication,
+    seconds: float,
+    peak_mb: float,
+) -> RunResult:
+    plan, skipped = prepared.plan, prepared.search.skipped
+    incomplete = sum(record.incomplete for record in state.finished.values())
+    return RunResult(
+        run_id=plan.run_id,
+        exit_code=3 if state.failed or incomplete or skipped else 0,
+        outputs=publication.outputs,
+        seconds=seconds,
+        tiles=sum(len(block.tiles) for zone in plan.zones for block in zone.blocks),
+        blocks=sum(len(zone.blocks) for zone in plan.zones),
+        computed_blocks=engine.finished,
+        missing_blocks=len(state.failed),
+        incomplete_blocks=incomplete,
+        skipped_scenes=skipped,
+        peak_memory_mb=peak_mb,
+    )
+
+
+# --- a finished run is not run again --------------------------------------------------------------------------------
+
+
+def _identity(prepared: Prepared) -> str:
+    """sha256 over what changes the published files: the plan, and settings that change no pixel."""
+    config = prepared.config
+    published: dict[str, Any] = {
+        "run_id": prepared.plan.run_id,
+        "name": config.name,
+        "regions": config.regions.model_dump(mode="json"),
+        "publish": config.publish.model_dump(mode="json"),
+        "subregions": [(area.id, area.name, area.geometry.wkb_hex) for area in prepared.region.subregions],
+        "skipped": prepared.search.skipped,
+        "legend": prepared.legend.to_dict(),
+    }
+    return hashlib.sha256(json.dumps(published, sort_keys=True).encode()).hexdigest()
+
+
+def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> None:
+    sizes = {str(p.relative_to(prepared.config.output)): p.stat().st_size for ps in result.outputs.values() for p in ps}
+    write_json(store.folder / RESULT_FILE, {"identity": _identity(prepared), "sizes": sizes, **result.to_dict()})
+
+
+def _earlier_result(prepared: Prepared, store: RunStore) -> RunResult | None:
+    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes."""
+    output = prepared.config.output
+    try:
+        record = json.loads((store.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        if record["identity"] != _identity(prepared) or record["missing_blocks"] or record["incomplete_blocks"]:
+            return None
+        if any((output / name).stat().st_size != size for name, size in record["sizes"].items()):
+            return None
+        root = Path(record["outputs"]["catalog"][0]).parent
+        return RunResult(
+            run_id=record["run_id"],
+            exit_code=record["exit_code"],
+            outputs={
+                kind: tuple(output / Path(path).relative_to(root) for path in paths)
+                for kind, paths in record["outputs"].items()
+            },
+            seconds=0.0,
+            tiles=record["tiles"],
+            blocks=record["blocks"],
+            computed_blocks=0,
+            missing_blocks=0,
+            incomplete_blocks=0,
+            skipped_scenes=prepared.search.skipped,
+            peak_memory_mb=record["peak_memory_mb"],
+            reused=True,
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None  # no record, or files are gone: published again from the store
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,1 @@
+"""What users may set: the run file with every default and limit, and what follows from it for the model."""

@@ -1,0 +1,99 @@
+"""How a run's model is computed: device, precision, compiled or not. Decided once, from the run file and the plan.
+
+Pure functions without torch, because the plan needs their answers for the run's identity before any model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pipeline.errors import ConfigError
+from pipeline.settings.run_file import ModelConfig
+from spex_core.bands import SENTINEL2_BANDS
+from spex_core.checkpoints import check_checkpoint, checkpoint_fingerprint, resolve_checkpoint
+from spex_core.errors import CheckpointError
+from spex_core.legend import Legend
+
+INDEX_RULES = "index-rules"
+"""Checkpoint name of the built-in baseline: the legend's index rules, no network, no weights."""
+INDEX_RULES_VERSION = 1
+"""Rises when the same rules give other scores."""
+COMPILING_PAYS_TILES = 10_000
+"""``model.compile: auto`` compiles from so many tiles on. An estimate, not measured on a GPU: about a minute of
+compiling per actor against some milliseconds a tile."""
+
+Kind = Literal["cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+
+
+def device_for(config: ModelConfig, gpus_per_actor: float) -> str:
+    """Device of one actor: ``auto`` is the GPU that Ray lends, else the CPU.
+
+    Raises:
+        ConfigError: A CUDA device is asked for, but no GPU is reserved for the actors.
+    """
+    if config.device == "auto":
+        return "cuda" if gpus_per_actor > 0 else "cpu"
+    if config.device.startswith("cuda") and gpus_per_actor <= 0:
+        raise ConfigError(f"model.device is {config.device!r}: set compute.gpus_per_actor to 1 as well")
+    return config.device
+
+
+def device_kind(config: ModelConfig, gpus_per_actor: float) -> Kind:
+    """Kind of that device, for the run's identity: two GPUs of a machine are one kind."""
+    if config.device.startswith("cuda"):
+        return "cuda"
+    return "cuda" if config.device == "auto" and gpus_per_actor > 0 else "cpu"
+
+
+def precision_for(config: ModelConfig, kind: Kind) -> Precision:
+    """``auto`` is bfloat16 on CUDA, where it is several times faster, and float32 on a CPU."""
+    if config.precision == "auto":
+        return "bfloat16" if kind == "cuda" else "float32"
+    return config.precision
+
+
+def compiles(config: ModelConfig, kind: Kind, tiles: int) -> bool:
+    """Whether the vision part is compiled; ``auto``: on CUDA, for plans of many tiles.
+
+    Args:
+        config: The run file's section.
+        kind: Kind of device.
+        tiles: Tiles of the whole plan.
+    """
+    if config.compile == "auto":
+        return kind == "cuda" and tiles >= COMPILING_PAYS_TILES
+    return config.compile == "on"
+
+
+def check_model(config: ModelConfig, bands: Sequence[str] = SENTINEL2_BANDS) -> None:
+    """Refuses a checkpoint that the run could not use, before any pixel is read.
+
+    Args:
+        config: The run file's section.
+        bands: What the run reads (``source.bands``).
+
+    Raises:
+        CheckpointError: No such checkpoint, not a SPEX one, without a processor, or made for other bands.
+    """
+    if config.checkpoint != INDEX_RULES:
+        check_checkpoint(resolve_checkpoint(config.checkpoint), bands)
+    elif len(bands) < len(SENTINEL2_BANDS):
+        raise CheckpointError(f"{INDEX_RULES} needs the ten bands, but source.bands names {' '.join(bands)}")
+
+
+def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:
+    """Identity of the classifier that ``config`` names, without loading it.
+
+    Raises:
+        CheckpointError: No such checkpoint, or it has no weights.
+    """
+    if config.checkpoint == INDEX_RULES:
+        return index_rules_fingerprint(legend)
+    return checkpoint_fingerprint(resolve_checkpoint(config.checkpoint))
+
+
+def index_rules_fingerprint(legend: Legend) -> str:
+    """Identity of the index rules of a legend."""
+    return f"{INDEX_RULES}:{INDEX_RULES_VERSION}:{legend.fingerprint()}"

@@ -1,0 +1,1 @@
+"""Where scenes come from: STAC catalogs, items of many providers, radiometry, and which hrefs are opened."""

@@ -1,0 +1,250 @@
+"""One STAC item of any provider → one :class:`~pipeline.records.scene.Scene`, or a :class:`SceneError` that names what
+is missing. Items are untrusted: nothing is taken over unchecked.
+
+Projection 1.x (``proj:epsg``) and 2.0 (``proj:code``, STAC 1.1) are read alike, on the item or on the asset.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import shapely
+from shapely.affinity import translate
+from shapely.geometry import shape
+from shapely.geometry.base import BaseGeometry
+
+from pipeline.errors import SceneError
+from pipeline.records.region import polygonal
+from pipeline.records.scene import SCL, Scene, SceneAsset
+from pipeline.settings.run_file import Provider, SourceConfig
+from pipeline.sources import hrefs
+from pipeline.sources.providers import NATIVE_GSD_M, find_assets
+from pipeline.sources.radiometry import calibrate
+
+MAX_ID_CHARS = 256
+
+
+def normalise_item(
+    item: Mapping[str, Any],
+    provider: Provider,
+    *,
+    source: SourceConfig | None = None,
+    base: str | None = None,
+    local_source: bool = True,
+) -> Scene:
+    """Reads one item.
+
+    Args:
+        item: STAC item as plain JSON data.
+        provider: Whose radiometry applies.
+        source: Allowed schemes and roots of asset hrefs; default: those of a default ``SourceConfig``.
+        base: URL or path of the document that holds the item; relative hrefs are resolved against it.
+        local_source: Whether the item comes from this machine and may name its files.
+
+    Raises:
+        SceneError: The item is malformed, lacks bands, a grid or a radiometric decision, or has a refused href.
+    """
+    source = source or SourceConfig.model_validate({})
+    identifier = item_id(item)
+    item_properties(item)
+    found, missing = find_assets(_mapping(item, "assets"), source.bands)
+    if missing:
+        mend = "" if SCL in missing else "; source.bands names the bands to read, if the collection has fewer than ten"
+        raise SceneError(f"{identifier}: no asset for {', '.join(missing)}{mend}")
+    calibrations, radiometry = calibrate(provider, item, {name: asset for name, (_, asset) in found.items()})
+    epsg = item_epsg(item, [asset for _, asset in found.values()])
+    self_href = link_href(item, "self")
+    assets: dict[str, SceneAsset] = {}
+    for name, (key, asset) in found.items():
+        href = hrefs.checked(
+            asset["href"] if base is None else hrefs.resolve(asset["href"], base),
+            schemes=source.allowed_schemes,
+            roots=source.allowed_roots,
+            local_source=local_source,
+            what=f"{identifier}, asset {key}",
+        )
+        calibration = calibrations[name]
+        grid_shape, transform = native_grid(item, asset)
+        assets[name] = SceneAsset(
+            href=href,
+            scale=calibration.scale,
+            offset=calibration.offset,
+            nodata=calibration.nodata,
+            gsd_m=abs(transform[0]) if transform else NATIVE_GSD_M[name],
+            shape=grid_shape,
+            transform=transform,
+        )
+    footprint = item_footprint(item)
+    return Scene(
+        id=identifier,
+        collection=str(item.get("collection") or ""),
+        provider=provider,
+        datetime=item_datetime(item),
+        cloud_cover=100.0 if (cloud := item_cloud_cover(item)) is None else cloud,
+        epsg=epsg,
+        bbox=footprint.bounds,
+        footprint=json.loads(shapely.to_geojson(footprint)),
+        assets=assets,
+        radiometry=radiometry,
+        self_href=self_href,
+    )
+
+
+def item_id(item: Mapping[str, Any]) -> str:
+    """The item's id, as printable text.
+
+    Raises:
+        SceneError: It has none, or it is longer than ``MAX_ID_CHARS``.
+    """
+    identifier = item.get("id")
+    if not isinstance(identifier, str) or not identifier or len(identifier) > MAX_ID_CHARS:
+        raise SceneError(f"item without a usable id: {str(identifier)[:60]!r}")
+    if not identifier.isprintable():
+        raise SceneError(f"item id {identifier[:60]!r} has unprintable characters")
+    return identifier
+
+
+def item_properties(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ``properties`` member.
+
+    Raises:
+        SceneError: It is not an object.
+    """
+    return _mapping(item, "properties")
+
+
+def _mapping(item: Mapping[str, Any], member: str) -> Mapping[str, Any]:
+    value = item.get(member)
+    if not isinstance(value, Mapping):
+        raise SceneError(f"{item_id(item)}: no {member}")
+    return value
+
+
+def parse_datetime(text: str) -> dt.datetime:
+    """An RFC 3339 time in UTC; a time without a zone is UTC (STAC).
+
+    Raises:
+        ValueError: Not a time.
+    """
+    parsed = dt.datetime.fromisoformat(text)
+    return parsed.replace(tzinfo=dt.UTC) if parsed.tzinfo is None else parsed.astimezone(dt.UTC)
+
+
+def item_datetime(item: Mapping[str, Any]) -> dt.datetime:
+    """Acquisition time in UTC: ``datetime``, or ``start_datetime`` where that is null.
+
+    Raises:
+        SceneError: Neither is a time.
+    """
+    properties = item_properties(item)
+    value = properties.get("datetime") or properties.get("start_datetime")
+    try:
+        return parse_datetime(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise SceneError(f"{item_id(item)}: datetime {value!r} is not a time") from error
+
+
+def item_cloud_cover(item: Mapping[str, Any]) -> float | None:
+    """``eo:cloud_cover`` in percent, None where the item does not say."""
+    value = item_properties(item).get("eo:cloud_cover")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(min(max(value, 0.0), 100.0))
+
+
+def item_footprint(item: Mapping[str, Any]) -> BaseGeometry:
+    """Where the item has data, lon/lat; its bbox where it has no usable geometry. Split at the antimeridian.
+
+    Raises:
+        SceneError: Neither geometry nor bbox can be used.
+    """
+    geometry: BaseGeometry | None = None
+    if isinstance(item.get("geometry"), Mapping):
+        try:
+            geometry = polygonal(shapely.make_valid(shapely.force_2d(shape(item["geometry"]))))
+        except Exception:  # shapely raises many kinds for malformed coordinates; the bbox is tried next
+            geometry = None
+    if geometry is None or geometry.is_empty or not np.isfinite(shapely.get_coordinates(geometry)).all():
+        bbox = item.get("bbox")
+        try:
+            values = [float(v) for v in bbox]  # type: ignore[union-attr]
+            west, south, east, north = values if len(values) == 4 else (values[0], values[1], values[3], values[4])
+        except (TypeError, ValueError, IndexError) as error:
+            raise SceneError(f"{item_id(item)}: neither geometry nor bbox is usable") from error
+        if not all(math.isfinite(v) for v in (west, south, east, north)) or south >= north or west == east:
+            raise SceneError(f"{item_id(item)}: bbox {bbox} is empty or not finite")
+        geometry = shapely.box(west, south, east if east > west else east + 360.0, north)
+    return _split_antimeridian(geometry)
+
+
+def _split_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
+    """No granule is 180° wide: a polygon that seems to be has its far side beyond the antimeridian."""
+    parts: list[BaseGeometry] = []
+    for part in shapely.get_parts(geometry):
+        west, _, east, _ = part.bounds
+        if east - west > 180.0:
+            part = shapely.make_valid(
+                shapely.transform(part, lambda x, y: (np.where(x < 0.0, x + 360.0, x), y), interleaved=False)
+            )
+        beyond = shapely.intersection(part, shapely.box(180.0, -90.0, 540.0, 90.0))
+        if not beyond.is_empty and beyond.area > 0.0:
+            parts.append(translate(beyond, -360.0))
+            part = shapely.intersection(part, shapely.box(-180.0, -90.0, 180.0, 90.0))
+        parts.append(part)
+    return polygonal(shapely.union_all(parts))
+
+
+def item_epsg(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]] = ()) -> int:
+    """EPSG code of the item's grid: ``proj:code`` (projection 2.0) or ``proj:epsg`` (1.x), on the item or its assets.
+
+    Raises:
+        SceneError: Not given, not an EPSG code, or not the same for all assets.
+    """
+    codes = {code for source in (item_properties(item), *assets) if (code := _epsg(item, source)) is not None}
+    if len(codes) > 1:
+        raise SceneError(f"{item_id(item)}: grids of several projections, EPSG:{sorted(codes)}")
+    if not codes:
+        raise SceneError(f"{item_id(item)}: no projection (proj:code or proj:epsg)")
+    return codes.pop()
+
+
+def _epsg(item: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:
+    code, epsg = source.get("proj:code"), source.get("proj:epsg")
+    if code is None and epsg is None:
+        return None
+    text = str(code if code is not None else epsg).upper().removeprefix("EPSG:")
+    if not text.isdecimal():
+        raise SceneError(f"{item_id(item)}: projection {code or epsg!r} is not an EPSG code")
+    return int(text)
+
+
+def native_grid(
+    item: Mapping[str, Any], asset: Mapping[str, Any]
+) -> tuple[tuple[int, int] | None, tuple[float, ...] | None]:
+    """``proj:shape`` (rows, columns) and ``proj:transform`` (six numbers) of one asset; None where not given.
+
+    The item's own values speak for the asset only if it has none, and only both together.
+    """
+    own = asset if "proj:shape" in asset or "proj:transform" in asset else item_properties(item)
+    grid_shape, transform = own.get("proj:shape"), own.get("proj:transform")
+    try:
+        rows, columns = (int(v) for v in grid_shape)  # type: ignore[union-attr]
+        numbers = tuple(float(v) for v in transform)[:6]  # type: ignore[union-attr]
+    except (TypeError, ValueError):
+        return None, None
+    usable = len(numbers) == 6 and all(math.isfinite(v) for v in numbers) and numbers[0] > 0.0 and numbers[4] < 0.0
+    return ((rows, columns), numbers) if usable and rows > 0 and columns > 0 else (None, None)
+
+
+def link_href(item: Mapping[str, Any], rel: str) -> str | None:
+    """Href of the first link of a relation, if any."""
+    links = item.get("links")
+    for link in links if isinstance(links, list) else ():
+        if isinstance(link, Mapping) and link.get("rel") == rel and isinstance(link.get("href"), str):
+            return str(link["href"])
+    return None

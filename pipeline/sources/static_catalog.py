@@ -1,0 +1,104 @@
+"""Walks a static STAC catalog (JSON files over HTTP or on disk) into plain item dicts, one malformed file at a time."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+from pipeline.errors import CatalogError
+from pipeline.sources import hrefs
+from pipeline.sources.http import MAX_DOCUMENT_BYTES, get_json
+
+MAX_DOCUMENTS = 200_000
+"""Most files read in one walk; guards against catalogs without end."""
+
+_FOLLOWED: dict[str, tuple[str, ...]] = {"Feature": (), "FeatureCollection": ("next",)}
+"""Links to follow, by type of document; catalogs and collections lead to children and items."""
+
+
+def read_document(location: str, http: requests.Session) -> Any:
+    """One JSON document from a URL, a ``file:`` URL or a path.
+
+    Raises:
+        CatalogError: It cannot be read or is not JSON.
+    """
+    path = hrefs.local_path(location)
+    try:
+        if path is None:
+            return get_json(http, location)
+        if path.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise CatalogError(f"{location} is longer than {MAX_DOCUMENT_BYTES >> 20} MiB")
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except requests.RequestException as error:
+        raise CatalogError(f"{location} cannot be read: {error}") from error
+    except OSError as error:
+        raise CatalogError(f"{location} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CatalogError(f"{location} is not JSON: {error}") from error
+
+
+def walk(
+    root: Any, location: str, http: requests.Session, problems: list[tuple[str, str]]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields every item below a catalog, collection, item collection or item, with the location it was read from.
+
+    Args:
+        root: The document at ``location``.
+        location: Its URL or path; links are resolved against it.
+        http: Session for remote documents.
+        problems: (location, reason) is appended for every document that could not be used.
+
+    Raises:
+        CatalogError: More than ``MAX_DOCUMENTS`` documents.
+    """
+    queue: deque[tuple[Any, str]] = deque([(root, location)])
+    seen = {location}
+    while queue:
+        document, where = queue.popleft()
+        if document is None:
+            try:
+                document = read_document(where, http)
+            except CatalogError as error:
+                problems.append((where, str(error)))
+                continue
+        if not isinstance(document, dict):
+            problems.append((where, f"{where} is not a STAC object"))
+            continue
+        if document.get("type") == "Feature":
+            yield document, where
+        elif document.get("type") == "FeatureCollection":
+            features = document.get("features")
+            yield from ((f, where) for f in (features if isinstance(features, list) else ()) if isinstance(f, dict))
+        for target in _links(document, where, problems):
+            if target not in seen:
+                seen.add(target)
+                if len(seen) > MAX_DOCUMENTS:
+                    raise CatalogError(f"catalog {location} links more than {MAX_DOCUMENTS} documents")
+                queue.append((None, target))
+
+
+def _links(document: dict[str, Any], where: str, problems: list[tuple[str, str]]) -> Iterator[str]:
+    followed = {"Feature": (), "FeatureCollection": ("next",)}.get(
+        str(document.get("type")), ("child", "item", "items")
+    )
+    links = document.get("links")
+    for link in links if isinstance(links, list) else ():
+        if not isinstance(link, dict) or link.get("rel") not in followed:
+            continue
+        href = link.get("href")
+        if not isinstance(href, str) or not href:
+            continue
+        target = hrefs.resolve(href, where)
+        local = hrefs.local_path(target) is not None
+        if local and hrefs.local_path(where) is None:
+            problems.append((where, f"{where} is remote and links the local file {href[:200]!r}; not followed"))
+        elif not local and urlsplit(target).scheme.lower() not in ("http", "https"):
+            problems.append((where, f"link {href[:200]!r} of {where} is neither http nor a file; not followed"))
+        else:
+            yield target

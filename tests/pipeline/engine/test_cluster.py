@@ -1,0 +1,36 @@
+"""The folder of a local Ray: its own, short, and gone afterwards, also after a driver was killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+from pipeline.engine.cluster import LOCK, TEMP_PREFIX, session_folder
+
+
+def test_the_folder_goes_with_its_driver() -> None:
+    with session_folder() as folder:
+        assert folder.is_dir()
+        assert folder.name.startswith(TEMP_PREFIX)
+        assert len(str(folder)) < 40  # Ray's sockets below it must fit into 107 bytes
+    assert not folder.exists()
+
+
+def test_what_a_killed_driver_left_is_removed_and_what_is_in_use_is_not() -> None:
+    code = (
+        "import time\n"
+        "from pipeline.engine.cluster import session_folder\n"
+        "with session_folder() as f:\n print(f, flush=True)\n time.sleep(99)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    left = driver.stdout.readline().strip()
+    with session_folder():
+        assert os.path.exists(os.path.join(left, LOCK)), "a living driver's folder was taken away"
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    assert os.path.isdir(left)
+    with session_folder():
+        assert not os.path.exists(left)

@@ -1,0 +1,115 @@
+"""Device, precision and compiling are decided from the run file; checkpoints that do not fit are refused at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engine.submit import submit_run
+from pipeline.errors import ClusterError, ConfigError
+from pipeline.settings.model import (
+    COMPILING_PAYS_TILES,
+    INDEX_RULES,
+    check_model,
+    compiles,
+    device_for,
+    device_kind,
+    precision_for,
+)
+from pipeline.settings.run_file import ModelConfig, RunConfig
+from spex_core.bands import SENTINEL2_BANDS
+from spex_core.errors import CheckpointError
+from tests.pipeline.small_plans import run_config
+
+
+def test_devices() -> None:
+    assert device_for(ModelConfig(), 0.0) == "cpu"
+    assert device_for(ModelConfig(), 0.5) == "cuda"
+    assert device_for(ModelConfig(device="cpu"), 1.0) == "cpu"
+    with pytest.raises(ConfigError, match="gpus_per_actor"):
+        device_for(ModelConfig(device="cuda:0"), 0.0)
+    assert [device_kind(ModelConfig(device=d), 1.0) for d in ("auto", "cpu", "cuda:1")] == ["cuda", "cpu", "cuda"]
+
+
+def test_bfloat16_is_for_gpus_unless_asked_for() -> None:
+    assert precision_for(ModelConfig(), "cpu") == "float32"
+    assert precision_for(ModelConfig(), "cuda") == "bfloat16"
+    assert precision_for(ModelConfig(precision="bfloat16"), "cpu") == "bfloat16"
+    assert precision_for(ModelConfig(precision="float32"), "cuda") == "float32"
+
+
+def test_compiling_by_itself_is_for_gpus_with_much_to_do() -> None:
+    assert compiles(ModelConfig(), "cuda", COMPILING_PAYS_TILES)
+    assert not compiles(ModelConfig(), "cuda", COMPILING_PAYS_TILES - 1)
+    assert not compiles(ModelConfig(), "cpu", 10 * COMPILING_PAYS_TILES)
+    assert compiles(ModelConfig(compile="on"), "cpu", 1)
+    assert not compiles(ModelConfig(compile="off"), "cuda", COMPILING_PAYS_TILES)
+
+
+def checkpoint(folder: Path, *, tokenizer: bool = True, **config: Any) -> ModelConfig:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "spex", **config}))
+    if tokenizer:
+        (folder / "tokenizer.json").write_text("{}")
+    return ModelConfig(checkpoint=str(folder))
+
+
+def test_checkpoints_for_the_bands_of_a_run_pass(tmp_path: Path) -> None:
+    check_model(ModelConfig())
+    check_model(ModelConfig(checkpoint=INDEX_RULES))
+    check_model(checkpoint(tmp_path / "default"))
+    check_model(checkpoint(tmp_path / "spelled", bands=list(SENTINEL2_BANDS)))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"bands": ["red", "green", "blue"]}, "takes 3 bands .red green blue., but the run reads 10 .B02"),
+        ({"bands": list(SENTINEL2_BANDS[::-1])}, "takes 10 bands .B12"),
+        ({"bands": 7}, "takes 1 bands"),
+        ({"tokenizer": False}, "no processor"),
+        ({"model_type": "qwen2"}, "type 'qwen2', not 'spex'.*convert-checkpoint"),
+    ],
+    ids=["three bands", "order", "no list", "no processor", "not converted"],
+)
+def test_a_checkpoint_that_does_not_fit_is_named_with_the_mend(
+    tmp_path: Path, config: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        check_model(checkpoint(tmp_path, **config))
+
+
+def test_fewer_bands_need_a_model_that_was_trained_for_them(tmp_path: Path) -> None:
+    few = ("B02", "B03", "B04", "B08")
+    check_model(checkpoint(tmp_path / "any", band_encoding=True), few)
+    with pytest.raises(CheckpointError, match=r"needs all of its bands.*reads B02 B03 B04 B08.*band_encoding"):
+        check_model(checkpoint(tmp_path / "ten"), few)
+    with pytest.raises(CheckpointError, match="index-rules needs the ten bands"):
+        check_model(ModelConfig(checkpoint=INDEX_RULES), few)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "\xff", '{"model_type": ["spex"]}'])
+def test_a_damaged_configuration_is_a_checkpoint_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        check_model(ModelConfig(checkpoint=str(tmp_path)))
+
+
+def submitted(model: ModelConfig) -> RunConfig:
+    return run_config().model_copy(update={"model": model})
+
+
+def test_submit_refuses_before_it_looks_for_the_cluster(tmp_path: Path) -> None:
+    three = submitted(checkpoint(tmp_path, bands=["red", "green", "blue"]))
+    with pytest.raises(CheckpointError, match="3 bands"):
+        submit_run(three, tmp_path / "run.yaml", "http://127.0.0.1:9")
+    with pytest.raises(CheckpointError, match="built in"):
+        submit_run(submitted(ModelConfig(checkpoint="spex-s3")), tmp_path / "run.yaml", "http://127.0.0.1:9")
+
+
+def test_submit_leaves_a_folder_that_only_the_cluster_sees_to_the_cluster(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError, match="cannot be submitted"):
+        submit_run(submitted(ModelConfig(checkpoint="/on/the/cluster")), tmp_path / "run.yaml", "http://127.0.0.1:9")
