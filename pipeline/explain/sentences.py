@@ -1,7 +1,8 @@
 """The plain-language explanation of each sub-region, written from measured numbers and checked against them.
 
 Deterministic: the same statistics give the same words. Every sentence passes
-:func:`pipeline.explain.claims.check_sentence`; one that does not is dropped and kept in :attr:`RegionExplanation.dropped`, never printed (DESIGN rule 7).
+:func:`pipeline.explain.claims.check_sentence`; one that does not is dropped and kept in
+:attr:`RegionExplanation.dropped`, never printed (DESIGN rule 7).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The file of ``spex spie``: where images and labels come from, which chips are taken, and how they are stored.
 
-Read like a run file (:mod:`pipeline.settings.run_file`): YAML through frozen pydantic models, paths relative to the file,
-one line per wrong field.
+Read like a run file (:mod:`pipeline.settings.run_file`): YAML through frozen pydantic models, paths relative to the
+file, one line per wrong field.
 """
 
 from __future__ import annotations
