@@ -1,5 +1,6 @@
 # make demo   a simulated Sentinel-2 archive, mapped end to end into demo/
 # make test   style, types and tests: what continuous integration runs
+# make faults   100,000 simulated schedules of failures against the engine's driver, and real ones on a real Ray; half an hour
 # make checkpoint   the built-in model again, from a seed, into out/spex-s2-tiny/last; hours on a CPU, and resumable
 #
 # They create .venv when it is missing and install again only when pyproject.toml or constraints.txt changed.
@@ -9,7 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test checkpoint lint format wheel clean
+.PHONY: demo test faults checkpoint lint format wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -17,6 +18,10 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+faults: $(STAMP)
+	$(BIN)/python -m tests.pipeline.engine.schedules --count 100000
+	$(BIN)/python -m tests.faults.real_machines --trials 60
 
 checkpoint: $(STAMP)
 	$(BIN)/spex train workflows/training/spex-s2-tiny.yaml $(if $(WORKERS),--workers $(WORKERS))

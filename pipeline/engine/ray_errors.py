@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+from pipeline.engine.executor import Trouble
 from spex_core.errors import SpexError
 
 MAX_REASON = 500
 """Longest reason of a failure that is kept, characters."""
 
 
-def is_lost_object(error: Exception) -> bool:
-    """True where the machine that held an object (an argument of a task) is gone; computing it again helps."""
-    from ray.exceptions import ObjectFetchTimedOutError, ObjectLostError
+def trouble_of(error: Exception) -> Trouble:
+    """Whose fault it is that a call failed."""
+    from ray import exceptions
 
-    lost = (ObjectLostError, ObjectFetchTimedOutError)
-    return isinstance(error, lost) or isinstance(getattr(error, "cause", None), lost)
+    cause = getattr(error, "cause", None)
+    lost = (exceptions.ObjectLostError, exceptions.GetTimeoutError)  # the answer itself may be what is gone
+    if isinstance(error, lost) or isinstance(cause, lost):
+        return Trouble.LOST
+    if isinstance(error, exceptions.RayTaskError):
+        return Trouble.OWN
+    worker = (
+        exceptions.RayActorError,
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.TaskCancelledError,
+    )
+    return Trouble.WORKER if isinstance(error, worker) else Trouble.OWN
+
+
+def lost_object(error: Exception) -> str | None:
+    """Name (hex) of the object that an error says is gone."""
+    inner = getattr(error, "cause", None) or error
+    name = getattr(inner, "object_ref_hex", None)
+    return name if isinstance(name, str) else None
 
 
 def plain_error(error: Exception) -> Exception:

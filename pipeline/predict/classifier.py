@@ -128,12 +128,25 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
     return np.where(valid, tile, means[:, None, None])
 
 
+@dataclass
+class MicroBatch:
+    """How many tiles go through the model at once."""
+
+    tiles: int
+    """``model.tiles_per_forward``."""
+    fits: int = 0
+    """What the GPU has room for, as far as is known; default: all of them."""
+
+    def __post_init__(self) -> None:
+        self.fits = self.fits or self.tiles
+
+
 def scored_tiles(
     classifier: Classifier,
     tiles: Iterable[FloatArray],
     *,
     classes: int,
-    tiles_per_forward: int,
+    batch: MicroBatch,
     note: Callable[[str], None] = logger.warning,
 ) -> Iterator[Any]:
     """Scores of tiles, one by one and in order, computed in micro-batches of a fixed size.
@@ -144,7 +157,7 @@ def scored_tiles(
         classifier: The model.
         tiles: Arrays float32 ``[10, t, t]``, NaN where there is no measurement.
         classes: K.
-        tiles_per_forward: Size of a micro-batch (halved only when the GPU runs out of memory).
+        batch: Size of a micro-batch; halved, for good, when the GPU runs out of memory.
         note: Is told when that happens.
 
     Yields:
@@ -152,22 +165,23 @@ def scored_tiles(
     """
     waiting: list[FloatArray | None] = []
     nothing: FloatArray | None = None
-    step = tiles_per_forward
 
     def flush() -> Iterator[Any]:
-        nonlocal step
-        batch = [tile for tile in waiting if tile is not None]
+        pixels = [tile for tile in waiting if tile is not None]
         answers: list[Any] = []
-        while len(answers) < len(batch):
-            part = batch[len(answers) : len(answers) + step]
+        while len(answers) < len(pixels):
+            part = pixels[len(answers) : len(answers) + batch.fits]
             try:
                 answers.extend(classifier.device_scores(np.stack(part)))
             except Exception as error:
                 # Only the GPU's own complaint: any other error is a real one and must not be papered over.
-                if type(error).__name__ != "OutOfMemoryError" or step == 1:
+                if type(error).__name__ != "OutOfMemoryError" or batch.fits == 1:
                     raise
-                step = max(1, step // 2)
-                note(f"the GPU is out of memory; going on with {step} tiles per forward pass (model.tiles_per_forward)")
+                batch.fits = max(1, batch.fits // 2)
+                note(
+                    f"the GPU is out of memory; going on with {batch.fits} tiles per forward pass "
+                    "(model.tiles_per_forward)"
+                )
                 _release_gpu_memory()
         found = iter(answers)
         for tile in waiting:
@@ -178,7 +192,7 @@ def scored_tiles(
         if nothing is None:
             nothing = np.zeros((classes, *raw.shape[1:]), np.float32)
         waiting.append(fill_invalid(raw))
-        if sum(tile is not None for tile in waiting) == tiles_per_forward:
+        if sum(tile is not None for tile in waiting) == batch.tiles:
             yield from flush()
     yield from flush()
 
@@ -218,6 +232,7 @@ class BlockClassifier:
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
         self._classifier: Classifier | None = None
+        self._batch = MicroBatch(settings.model.tiles_per_forward)  # what did not fit once is not tried again
 
     def load(self) -> int:
         """Loads the model (not in the constructor, so that its errors arrive as what they are).
@@ -266,7 +281,7 @@ class BlockClassifier:
             self._classifier,
             tiles,
             classes=len(settings.legend),
-            tiles_per_forward=settings.model.tiles_per_forward,
+            batch=self._batch,
             note=notes.append,
         )
         for tile, scores in zip(block.tiles, scored, strict=True):

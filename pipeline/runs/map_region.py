@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engine.cluster import connected
-from pipeline.engine.driver import EngineReport, run_blocks
+from pipeline.engine.driver import EngineReport
+from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
 from pipeline.errors import OutputError
 from pipeline.machine.atomic_files import write_json
@@ -29,6 +30,7 @@ from pipeline.outputs.report import Accuracy
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.records.result import RunResult
 from pipeline.settings.run_file import RunConfig
+from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +130,8 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
                     progress,
                     finished,
                 )
+            if report.failed and not store.state().finished:  # what an earlier run has mapped is published all the same
+                raise SpexError(f"no block could be mapped; the first failure: {report.failed[0].reason}")
             status = "partial" if report.failed or report.incomplete else "complete"
         except KeyboardInterrupt:
             status = "interrupted"

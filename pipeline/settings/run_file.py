@@ -130,6 +130,8 @@ class ComputeConfig(_Section):
     """Blocks read ahead per actor (back-pressure: no more are in flight)."""
     attempts: int = Field(default=3, ge=1, le=20)
     """Attempts per block before it is recorded as missing."""
+    answer_within_s: float = Field(default=3600.0, gt=0)
+    """A read, classification or write that has not answered after so many seconds is ended and counts as an attempt."""
     object_store_mb: int = Field(default=1024, ge=128)
     """Shared memory of a local Ray."""
     address: str | None = None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ray.exceptions import ObjectLostError
 
 from pipeline.engine.cluster import Cluster
 from pipeline.engine.driver import Engine, EngineReport
+from pipeline.engine.ray_executor import RayExecutor
 from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
 from pipeline.errors import ClusterError
 from pipeline.machine.progress import LogProgress
@@ -22,6 +25,7 @@ from pipeline.planning.prepare import Prepared, prepare
 from pipeline.predict.classifier import BlockClassifier
 from pipeline.records.plan import Block
 from pipeline.runs.map_region import zone_contexts
+from pipeline.settings.run_file import RunConfig
 from tests.conftest import tiny_config
 
 pytestmark = pytest.mark.ray
@@ -83,15 +87,15 @@ class Ground:
 
         with self.store.journal_writer() as journal:
             p = self.prepared
-            contexts = zone_contexts(p, self.store)
-            engine = Engine(p.plan, p.config, p.legend, contexts, self.cluster, journal, LogProgress(), frozenset())
+            executor = RayExecutor(p.plan, p.config, p.legend, zone_contexts(p, self.store))
             if read is not None:
-                engine._read = ray.remote(read).options(num_returns=3, max_retries=0, num_cpus=0.25)
+                executor.read_task = ray.remote(read).options(num_returns=3, max_retries=0, num_cpus=0.25)
             if actor is not None:
-                engine._actor_class = ray.remote(actor).options(max_restarts=0, num_cpus=0.5)
+                executor.actor_class = ray.remote(actor).options(max_restarts=0, num_cpus=0.5)
             if finish is not None:
-                engine._finish = ray.remote(finish).options(max_retries=0, num_cpus=0.25)
-            return engine.run()
+                executor.finish_task = ray.remote(finish).options(max_retries=0, num_cpus=0.25)
+            size = (self.cluster.actors, self.cluster.readers)
+            return Engine(p.plan, p.config, p.legend, *size, executor, journal, LogProgress(), frozenset()).run()
 
     def landcover(self) -> Any:
         return self.store.zone(32632).read("landcover")
@@ -158,6 +162,47 @@ def test_a_block_that_cannot_be_read_is_told_with_its_own_reason(ground: Ground,
     ]
     assert report.finished == 3
     assert not ground.landcover()[ground.hole()].any()
+
+
+def finish_on_a_machine_that_goes(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+    """One finisher misses pieces; its neighbour, on the machine that held them, is killed a moment later."""
+    lost, died = context.run_folder / "lost", context.run_folder / "died"
+    if block.index == 3 and not lost.exists():
+        lost.touch()
+        raise ObjectLostError("0" * 56, None, "")
+    if block.index == 0 and not died.exists():
+        deadline = time.monotonic() + 60
+        while not lost.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.4)
+        died.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return finish_block(context, block, layers, *pieces)
+
+
+def read_and_hang_once(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
+    mark = context.run_folder / f"hung-{block.index}"
+    if block.index == POISON and not mark.exists():
+        mark.touch()
+        time.sleep(600)
+    return read_block(context, block)
+
+
+def test_a_machine_that_goes_while_its_neighbour_is_finished_leaves_no_hole(ground: Ground, expected: Any) -> None:
+    report = ground.run(finish=finish_on_a_machine_that_goes)
+    assert (report.finished, report.failed, report.incomplete) == (4, [], 0)
+    assert np.array_equal(ground.landcover(), expected)
+
+
+def test_a_reader_that_hangs_is_ended_and_its_block_read_again(ground: Ground, expected: Any) -> None:
+    ground.prepared = dataclasses.replace(ground.prepared, config=answering_within(ground.prepared.config, 5.0))
+    report = ground.run(read=read_and_hang_once)
+    assert (report.finished, report.failed) == (4, [])
+    assert np.array_equal(ground.landcover(), expected)
+
+
+def answering_within(config: RunConfig, seconds: float) -> RunConfig:
+    return config.model_copy(update={"compute": config.compute.model_copy(update={"answer_within_s": seconds})})
 
 
 def test_lost_pieces_are_computed_again(ground: Ground, expected: Any) -> None:

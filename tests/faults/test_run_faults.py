@@ -117,6 +117,9 @@ def test_a_block_that_cannot_be_written_is_given_up_alone_and_mended_later(
     state = RunStore.open(folder).state()
     assert set(state.failed) == {(32632, 3)}
     assert state.failed[32632, 3].attempts == config.compute.attempts
+    again = pipeline.run(config)  # still in the way: what there is, is published
+    assert (again.exit_code, again.missing_blocks, again.computed_blocks) == (3, 1, 0)
+    assert again.outputs["landcover"][0].is_file()
     shutil.rmtree(obstacle)
     mended = pipeline.run(config)
     assert (mended.exit_code, mended.missing_blocks, mended.computed_blocks) == (0, 0, 1)

@@ -13,6 +13,7 @@ from pipeline.predict.classifier import (
     BlockClassifier,
     ClassifierSettings,
     IndexRules,
+    MicroBatch,
     cut_tile,
     fill_invalid,
     load_classifier,
@@ -61,7 +62,7 @@ def tiles(*values: float) -> list[Array]:
 
 
 def run(classifier: Recorder, images: list[Array], size: int) -> list[float]:
-    found = scored_tiles(classifier, images, classes=2, tiles_per_forward=size)
+    found = scored_tiles(classifier, images, classes=2, batch=MicroBatch(size))
     return [float(scores[0, 0, 0]) for scores in found]
 
 
@@ -119,6 +120,15 @@ def test_a_full_gpu_halves_the_batch_and_says_so(caplog: pytest.LogCaptureFixtur
     assert run(recorder, tiles(1, 2, 3, 4, 5), 4) == [1, 2, 3, 4, 5]
     assert recorder.sizes == [4, 2, 1, 1, 1, 1, 1]
     assert "out of memory" in caplog.text
+
+
+def test_what_did_not_fit_in_one_block_is_not_tried_in_the_next() -> None:
+    recorder, batch = Recorder(OutOfMemoryError("CUDA out of memory"), above=2), MicroBatch(4)
+    notes: list[str] = []
+    for _ in range(3):
+        list(scored_tiles(recorder, tiles(1, 2, 3, 4), classes=2, batch=batch, note=notes.append))
+    assert recorder.sizes == [4, 2, 2, 2, 2, 2, 2]
+    assert len(notes) == 1
 
 
 def test_a_gpu_too_small_for_one_tile_is_an_error() -> None:

@@ -1,0 +1,43 @@
+"""Memory of worker processes, from what each says of itself when it answers: on a cluster the driver cannot look."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from pipeline.machine.memory import ProcessMemory
+
+
+class WorkerMemory:
+    """The highest sum over the processes that lived at a time.
+
+    Actors live until they are replaced. Readers and finishers come and go without a word; of them as many live at a
+    time as calls are under way, and those that answered last are taken for them.
+    """
+
+    def __init__(self) -> None:
+        self._lasting: dict[Hashable, float] = {}
+        self._passing: dict[tuple[str, int], float] = {}
+        self.peak_mb = 0.0
+        """Highest sum so far, MiB."""
+
+    def note(self, memory: ProcessMemory, *, lasting: Hashable | None, at_once: int) -> None:
+        """A process has answered.
+
+        Args:
+            memory: What it says.
+            lasting: The actor, if it is one.
+            at_once: Readers and finishers under way, this one included.
+        """
+        if lasting is not None:
+            self._lasting[lasting] = memory.peak_mb
+        else:
+            process = (memory.host, memory.pid)
+            self._passing.pop(process, None)
+            self._passing[process] = memory.peak_mb  # last of all
+            while len(self._passing) > max(1, at_once):
+                del self._passing[next(iter(self._passing))]
+        self.peak_mb = max(self.peak_mb, sum(self._lasting.values()) + sum(self._passing.values()))
+
+    def forget_lasting(self, actor: Hashable) -> None:
+        """An actor is gone."""
+        self._lasting.pop(actor, None)
