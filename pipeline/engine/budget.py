@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.engine.work import Key, Stage, Work
-from pipeline.predict.stitch import target_blocks
+from pipeline.records.grid import intersection
 from pipeline.records.plan import MapPlan, Window
-from pipeline.settings.run_file import TilingConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.indices import SPECTRAL_INDICES
 
@@ -36,19 +35,22 @@ class Sizes:
         return self.pixels + self.layers + sum(self.pieces.values())
 
 
-def block_sizes(plan: MapPlan, tiling: TilingConfig, classes: int) -> dict[Key, Sizes]:
-    """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts."""
+def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
+    """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts.
+
+    A piece covers at most what its source reads of its target.
+    """
     found = {}
     for position, zone in enumerate(plan.zones):
+        pieces: dict[int, dict[int, int]] = {block.index: {} for block in zone.blocks}
+        for target in zone.blocks:
+            for source in target.needs:
+                shared = intersection(zone.blocks[source].read_window, target.window)
+                pieces[source][target.index] = 4 * (classes + 1) * _area(shared) if shared else 0
         for block in zone.blocks:
-            pieces = dict.fromkeys((i for i in block.needs), 0) | {
-                target: 4 * (classes + 1) * _area(window) for target, window in target_blocks(block, zone, tiling)
-            }
-            found[position, block.index] = Sizes(
-                4 * len(SENTINEL2_BANDS) * _area(block.read_window),
-                (2 * len(SPECTRAL_INDICES) + 1) * _area(block.window),
-                pieces,
-            )
+            pixels = 4 * len(SENTINEL2_BANDS) * _area(block.read_window)
+            layers = (2 * len(SPECTRAL_INDICES) + 1) * _area(block.window)
+            found[position, block.index] = Sizes(pixels, layers, pieces[block.index])
     return found
 
 

@@ -126,6 +126,8 @@ class Crew:
             actor.loaded = True
 
         def failed(failure: CallFailedError) -> None:
+            if failure.trouble is Trouble.OWN:
+                raise failure.error  # the model itself cannot be loaded: no other actor will do better
             self._replace(actor, failure)
 
         # No deadline of its own: a cluster may have to boot the machine first, see PATIENCE_S.

@@ -100,7 +100,7 @@ class Engine:
         )
         self._active: set[Key] = set()
         """Blocks that hold anything."""
-        self._sizes = block_sizes(plan, config.tiling, len(legend))
+        self._sizes = block_sizes(plan, len(legend))
         self._in_flight_limit = min(actors, len(self.blocks.work)) * (1 + self._compute.prefetch)
         self.budget_bytes = budget_bytes(self.blocks.work, self._sizes, self._in_flight_limit)
 

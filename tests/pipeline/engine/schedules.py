@@ -61,7 +61,7 @@ def plan_and_sizes(shape: int, clipped: bool) -> tuple[MapPlan, dict[Key, Sizes]
         strip = shapely.LineString([(grid.left, grid.top), (right, bottom)]).buffer(300)
         zones.append(ZonePlan(grid, plan_blocks(grid, TILING, strip if clipped else None), ()))
     plan = MapPlan("0" * 16, {}, (), tuple(zones), {})
-    return plan, block_sizes(plan, TILING, len(LEGEND))
+    return plan, block_sizes(plan, len(LEGEND))
 
 
 class Journal:

@@ -11,12 +11,13 @@ import pytest
 
 from pipeline.engine import crew
 from pipeline.engine.driver import Engine
-from pipeline.engine.executor import Trouble
+from pipeline.engine.executor import CallFailedError, Trouble
 from pipeline.engine.work import Key
 from pipeline.engine.worker_memory import WorkerMemory
 from pipeline.errors import ClusterError
 from pipeline.machine.memory import ProcessMemory
 from pipeline.mapstore.journal import BlockFailed, BlockFinished
+from spex_core.errors import CheckpointError
 from tests.pipeline.engine.fault_world import Actor, Running, World
 from tests.pipeline.engine.schedules import LEGEND, TILING, Journal, Quiet, plan_and_sizes
 from tests.pipeline.small_plans import run_config
@@ -151,6 +152,16 @@ def slow_hire(self: Scripted) -> Any:
 def test_a_cluster_without_a_place_for_an_actor_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Scripted, "_loaded", lambda self, actor: None)
     with pytest.raises(ClusterError, match="no model actor could start within 30 min"):
+        run(PAIR, lambda *_: False)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_with_its_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Scripted, actor: Actor) -> None:
+        actor.load.failure = CallFailedError(Trouble.OWN, CheckpointError("no weights in out/model"), "no weights")
+        actor.load.ready = True
+
+    monkeypatch.setattr(Scripted, "_loaded", refuse)
+    with pytest.raises(CheckpointError, match="no weights in out/model"):
         run(PAIR, lambda *_: False)
 
 
