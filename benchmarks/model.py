@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from spex_core import Legend, SpexConfig, SpexForLandCover, SpexProcessor, resolve_checkpoint
+from spex_core.checkpoints import DEFAULT_CHECKPOINT
 from spex_core.dcnv3 import dcnv3_portable
 from spex_core.dcnv3_sampling import Sampling
 from spex_core.decoding import DecodingRule
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two classes stand for all in (a); fewer repeats")
-    parser.add_argument("--checkpoint", default="spex-s2-tiny", help="built-in name or folder")
+    parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, help="built-in name or folder")
     parser.add_argument("--official", action="store_true", help="random weights of the full published layout instead")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--tile", type=int, default=0, help="tile side, px; default 256, or 512 with --official")

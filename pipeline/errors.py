@@ -53,10 +53,6 @@ class ClusterError(SpexError):
     """Ray could not be started, joined, or lost a worker more often than allowed."""
 
 
-class SchemaError(SpexError):
-    """A written STAC object does not validate."""
-
-
 class ChipError(BadInputError):
     """Labelled chips cannot be read: a file is missing, unreadable, or not in the format that it should have."""
 

@@ -20,15 +20,19 @@ def dice_per_mask(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - overlap / total
 
 
-def dice_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean of :func:`dice_per_mask`."""
-    return dice_per_mask(logits, targets).mean()
-
-
 def mask_loss_sums(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, LossSum]:
-    """The sums behind :func:`mask_losses`, which takes the same arguments.
+    """Losses of class masks against hard or soft targets, as numerators and denominators of means.
 
     A mean over a batch that several workers share is the sum of their numerators over the sum of their denominators.
+
+    Args:
+        logits: float ``[B, K, H, W]``.
+        targets: float ``[B, K, H, W]``, class probabilities of each pixel.
+        weight: float ``[B, H, W]``; 0 where the pixel has no label.
+
+    Returns:
+        ``bce`` and ``dice`` (the paper's, per class) and ``joint`` (softmax cross-entropy over the K classes, because
+        the map takes the best class of the whole legend: docs/decisions/0008).
     """
     bce = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
     joint = -(targets * logits.log_softmax(dim=1)).sum(1)
@@ -42,22 +46,6 @@ def mask_loss_sums(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str,
         "dice": (dice.sum(), present.sum()),
         "joint": ((joint * weight).sum(), weight.sum()),
     }
-
-
-def mask_losses(logits: Tensor, targets: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Losses of class masks against hard or soft targets.
-
-    Args:
-        logits: float ``[B, K, H, W]``.
-        targets: float ``[B, K, H, W]``, class probabilities of each pixel.
-        weight: float ``[B, H, W]``; 0 where the pixel has no label.
-
-    Returns:
-        ``bce`` and ``dice`` (the paper's, per class) and ``joint`` (softmax cross-entropy over the K classes, because
-        the map takes the best class of the whole legend: docs/decisions/0008).
-    """
-    sums = mask_loss_sums(logits, targets, weight)
-    return {name: total / count.clamp_min(1) for name, (total, count) in sums.items()}
 
 
 def text_loss_sum(logits: Tensor, targets: Tensor) -> LossSum:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pipeline.datasets.config import DatasetConfig
 from pipeline.errors import ConfigError
 from spex_core.bands import BAND_SETS, SENTINEL2_BANDS
+from spex_core.checkpoints import DEFAULT_CHECKPOINT
 
 RowName = Literal["model", "shuffled", "none", "index_rules", "forest"]
 
@@ -139,7 +140,7 @@ class EvaluationConfig(_Section):
     """One evaluation. ``EvaluationConfig.from_yaml(path)`` reads an evaluation file."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    checkpoint: str = "spex-s2-tiny"
+    checkpoint: str = DEFAULT_CHECKPOINT
     """A built-in name, a folder, or ``index-rules`` (then there are no rows of a model)."""
     legend: str = "worldcover9"
     """What the model is asked for: a built-in name, a YAML file, or ``dataset``: the data set's own classes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -113,7 +113,6 @@ class EvaluationResult:
     protocol: tuple[ProtocolFigure, ...] = ()
     protocol_note: str = ""
     seconds: float = 0.0
-    details: dict[str, Any] = field(default_factory=dict)
 
     def attribute_gains(self) -> dict[RowName, Gain]:
         """Row without true attributes → what the true ones gain over it."""
@@ -205,7 +204,6 @@ class EvaluationResult:
             "protocol_note": self.protocol_note,
             "notes": list(self.notes),
             "seconds": round(self.seconds, 1),
-            **self.details,
         }
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.outputs.stac_item import (
@@ -39,11 +38,6 @@ class ModelCard:
     """Version of torch."""
     created: dt.datetime
     architecture: str = "SPEX: four-stage multispectral encoder, causal language model, mask decoder"
-    parameters: int | None = None
-    memory_bytes: int | None = None
-    href: str | None = None
-    """Where the weights are; default: a URN of name and fingerprint."""
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def short(self) -> str:
@@ -112,12 +106,6 @@ def model_item(card: ModelCard, collection_id: str) -> dict[str, Any]:
         "mlm:output": [_output(card)],
         "spex:fingerprint": card.fingerprint,
     }
-    if card.parameters is not None:
-        properties["mlm:total_parameters"] = card.parameters
-    if card.memory_bytes is not None:
-        properties["mlm:memory_size"] = card.memory_bytes
-    if card.settings:
-        properties["mlm:hyperparameters"] = dict(card.settings)
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -128,7 +116,7 @@ def model_item(card: ModelCard, collection_id: str) -> dict[str, Any]:
         "properties": properties,
         "assets": {
             "model": {
-                "href": card.href or f"urn:spex-landcover:checkpoint:{card.item_id}",
+                "href": f"urn:spex-landcover:checkpoint:{card.item_id}",
                 "title": f"Weights of {card.name}",
                 "type": "application/vnd.safetensors",
                 "roles": ["mlm:model", "mlm:weights"],

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from pipeline.errors import ConfigError
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.checkpoints import DEFAULT_CHECKPOINT
 
 Provider = Literal["earth-search", "planetary-computer", "cdse", "generic"]
 Explain = Literal["none", "brief", "full"]
@@ -71,7 +72,7 @@ class CompositeConfig(_Section):
 class ModelConfig(_Section):
     """Which model, and how it is asked."""
 
-    checkpoint: str = "spex-s2-tiny"
+    checkpoint: str = DEFAULT_CHECKPOINT
     """A built-in name or a folder written by ``save_pretrained``."""
     explain: Explain = "none"
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""

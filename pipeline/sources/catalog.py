@@ -17,7 +17,6 @@ import pystac_client
 import shapely
 from pystac_client.conformance import ConformanceClasses
 from pystac_client.stac_api_io import StacApiIO
-from shapely.geometry import shape
 
 from pipeline.errors import CatalogError, NoScenesError, SceneError, TooManyScenesError
 from pipeline.records.region import Region
@@ -307,8 +306,3 @@ def _why_none(returned: int, dropped: Counter[str], problems: Iterable[tuple[str
     }
     hints = [text for reason, text in advice.items() if dropped[reason]] or ["check source.provider"]
     return f"the catalog returned {returned} items, of which {', '.join(parts)}; {', or '.join(hints)}"
-
-
-def scene_footprints(scenes: Sequence[Scene]) -> list[shapely.Geometry]:
-    """Footprints of scenes, lon/lat, in their order."""
-    return [shape(scene.footprint) for scene in scenes]

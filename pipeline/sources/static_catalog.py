@@ -18,9 +18,6 @@ from pipeline.sources.http import MAX_DOCUMENT_BYTES, get_json
 MAX_DOCUMENTS = 200_000
 """Most files read in one walk; guards against catalogs without end."""
 
-_FOLLOWED: dict[str, tuple[str, ...]] = {"Feature": (), "FeatureCollection": ("next",)}
-"""Links to follow, by type of document; catalogs and collections lead to children and items."""
-
 
 def read_document(location: str, http: requests.Session) -> Any:
     """One JSON document from a URL, a ``file:`` URL or a path.

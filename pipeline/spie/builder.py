@@ -55,8 +55,6 @@ class BuildResult:
     shards: int
     pixels: dict[str, int]
     """Class name → labelled pixels."""
-    rejected: dict[str, int]
-    """Reason → chips that were tried and not taken."""
     incomplete: bool
     """Something could not be read."""
     reused: bool
@@ -169,7 +167,6 @@ def _result(output: Path, index: ChipIndex, card: Mapping[str, Any], *, reused: 
         chips={name: int(split["chips"]) for name, split in card["splits"].items()},
         shards=len(index.shards),
         pixels=dict(card["pixels"]),
-        rejected=dict(card["rejected"]),
         incomplete=index.incomplete,
         reused=reused,
     )

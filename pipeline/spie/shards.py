@@ -31,7 +31,6 @@ INDEX_FILE = "index.json"
 FORMAT: Literal["spex-chips"] = "spex-chips"
 BLOCK_BYTES, RECORD_BYTES = 512, 10_240
 """Of tar: headers and contents are padded to blocks, the file to records."""
-MAX_KEY_CHARS = 80
 """A tar header holds names of 100 bytes."""
 
 FloatArray = npt.NDArray[np.float32]

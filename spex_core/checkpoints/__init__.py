@@ -12,6 +12,7 @@ from spex_core.errors import CheckpointError
 
 BUILT_IN = Path(__file__).parent
 DEFAULT_CHECKPOINT = "spex-s2-tiny"
+"""What a run file, an evaluation file and the benchmark take where none is named."""
 
 
 def resolve_checkpoint(name: str) -> Path:

@@ -28,9 +28,7 @@ from tests.stac_schemas import problems
 
 LEGEND = Legend.from_yaml()
 NOW = dt.datetime(2026, 7, 1, 12, 0, tzinfo=dt.UTC)
-CARD = ModelCard(
-    "spex-s2-tiny", "ab" * 32, LEGEND, 256, "2.13.0+cpu", NOW, parameters=5_000_000, settings={"explain": "none"}
-)
+CARD = ModelCard("spex-s2-tiny", "ab" * 32, LEGEND, 256, "2.13.0+cpu", NOW)
 
 
 def scene(id_: str, href: str | None) -> Scene:
