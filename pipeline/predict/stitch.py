@@ -244,29 +244,6 @@ class TileAccumulator:
         return pieces
 
 
-def contributions(block: Block, scores: FloatArray, zone: ZonePlan, tiling: TilingConfig) -> dict[int, Piece]:
-    """What a block's tiles add to each block they touch (itself included).
-
-    Args:
-        block: A block of the zone.
-        scores: float32 ``[n_tiles, K, tile_px, tile_px]`` in the block's tile order.
-        zone: The block's zone.
-        tiling: The plan's tiling.
-
-    Returns:
-        Target block index → piece, ascending.
-
-    Raises:
-        ValueError: Scores do not match the block's tiles.
-    """
-    if len(scores) != len(block.tiles):
-        raise ValueError(f"block {block.index} has {len(block.tiles)} tiles, scores {len(scores)}")
-    accumulator = TileAccumulator(block, zone, tiling)
-    for tile, tile_scores in zip(block.tiles, scores, strict=True):
-        accumulator.add(tile, tile_scores)
-    return accumulator.finish()
-
-
 # --- pieces -> block ----------------------------------------------------------------------------------------------
 
 

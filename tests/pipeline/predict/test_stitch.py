@@ -1,6 +1,10 @@
-"""Blending: weights are a partition of unity, order decides the sum, and a local model leaves no seam."""
+"""Blending: blocks join to one map of all tiles, order decides the sum, and a local model leaves no seam."""
 
 from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,104 +13,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile
-from pipeline.predict.stitch import Piece, TileAccumulator, contributions, finalise, merge, target_blocks, tile_weights
+from pipeline.predict.stitch import Piece, TileAccumulator, merge, target_blocks
 from pipeline.records.grid import intersection, slices
-from pipeline.records.plan import Block, Window, ZonePlan
+from pipeline.records.plan import Block, Tile, Window, ZonePlan
 from pipeline.settings.run_file import TilingConfig
-from tests.pipeline.small_plans import LEGEND, zone_of
+from tests.pipeline.predict.test_tile_weights import sides, tilings
+from tests.pipeline.small_plans import zone_of
 
 
-@st.composite
-def tilings(draw: st.DrawFn) -> TilingConfig:
-    tile_px = draw(st.sampled_from([32, 64, 96]))
-    overlap_px = 2 * draw(st.integers(0, tile_px // 4))
-    margin_px = draw(st.one_of(st.none(), st.integers(0, overlap_px // 2)))
-    block_px = draw(st.sampled_from([64, 80, 112, 256]))
-    return TilingConfig(tile_px=tile_px, overlap_px=overlap_px, margin_px=margin_px, block_px=block_px)
-
-
-sides = st.integers(1, 210)
-
-
-@settings(max_examples=150, deadline=None)
-@given(tiling=tilings(), height=sides, width=sides)
-def test_weights_sum_to_one_at_every_pixel_and_are_zero_elsewhere(
-    tiling: TilingConfig, height: int, width: int
-) -> None:
-    grid = zone_of(height, width, tiling).grid
-    rows, cols = lattice_shape(grid, tiling)
-    frame = Window(-tiling.tile_px, -tiling.tile_px, height + 2 * tiling.tile_px, width + 2 * tiling.tile_px)
-    total = np.zeros((frame.height, frame.width))
-    for row in range(rows):
-        for col in range(cols):
-            tile = lattice_tile(row, col, grid, tiling)
-            weights = tile_weights(grid, tile, tiling)
-            assert weights.dtype == np.float32
-            assert weights.min() >= 0
-            reach = contributing_window(tile, grid, tiling)
-            inside = slices(reach, tile.window)
-            assert weights[inside].min() > 0, "the reach of a tile is where it weighs something"
-            assert np.count_nonzero(weights) == reach.height * reach.width
-            total[slices(tile.window, frame)] += weights
-    expected = np.zeros_like(total)
-    expected[slices(Window(0, 0, height, width), frame)] = 1
-    np.testing.assert_allclose(total, expected, atol=3e-7)
-
-
-@settings(max_examples=100, deadline=None)
-@given(tiling=tilings(), height=sides, width=sides)
-def test_border_pixels_of_a_tile_weigh_nothing_except_at_the_border_of_the_map(
-    tiling: TilingConfig, height: int, width: int
-) -> None:
-    assume(tiling.margin > 0)
-    grid = zone_of(height, width, tiling).grid
-    rows, cols = lattice_shape(grid, tiling)
-    tile = lattice_tile(rows // 2, cols // 2, grid, tiling)
-    weights, margin = tile_weights(grid, tile, tiling), tiling.margin
-    if rows // 2 > 0:
-        assert not weights[:margin].any()
-    if cols // 2 > 0:
-        assert not weights[:, :margin].any()
-    if rows // 2 < rows - 1:
-        assert not weights[-margin:].any()
-    if cols // 2 < cols - 1:
-        assert not weights[:, -margin:].any()
-
-
-def test_a_tile_larger_than_the_map_decides_alone() -> None:
-    tiling = TilingConfig(tile_px=256, overlap_px=64, block_px=64)
-    grid = zone_of(50, 70, tiling).grid
-    assert lattice_shape(grid, tiling) == (1, 1)
-    weights = tile_weights(grid, lattice_tile(0, 0, grid, tiling), tiling)
-    assert weights[32:82, 32:102].min() == 1
-    assert weights.sum() == 50 * 70
-
-
-def test_without_overlap_every_pixel_has_one_tile() -> None:
-    tiling = TilingConfig(tile_px=64, overlap_px=0, block_px=64)
-    grid = zone_of(130, 64, tiling).grid
-    assert lattice_shape(grid, tiling) == (3, 1)
-    for row in range(3):
-        weights = tile_weights(grid, lattice_tile(row, 0, grid, tiling), tiling)
-        assert set(np.unique(weights)) <= {0.0, 1.0}
-
-
-def test_weights_rise_smoothly_over_the_overlap() -> None:
-    tiling = TilingConfig(tile_px=64, overlap_px=32, margin_px=8, block_px=64)
-    grid = zone_of(200, 200, tiling).grid
-    ramp = tile_weights(grid, lattice_tile(2, 2, grid, tiling), tiling)[32, :32]
-    assert not ramp[:8].any()
-    assert (ramp[24:] == 1).all()
-    assert (np.diff(ramp[7:25]) > 0).all()
-    assert np.diff(ramp).max() < 0.11  # pi/2 / 16: the steepest step of a raised cosine over 16 px
-
-
-def test_a_tile_off_the_lattice_is_refused() -> None:
-    tiling = TilingConfig(tile_px=64, overlap_px=32, block_px=64)
-    grid = zone_of(200, 200, tiling).grid
-    with pytest.raises(ValueError, match="not on the lattice"):
-        tile_weights(grid, type(lattice_tile(0, 0, grid, tiling))(0, Window(-15, -16, 64, 64)), tiling)
+def _pieces(block: Block, scores: Sequence[np.ndarray], zone: ZonePlan, tiling: TilingConfig) -> dict[int, Piece]:
+    """What one block's tiles, each with scores ``[K, t, t]``, add to each block that they touch."""
+    accumulator = TileAccumulator(block, zone, tiling)
+    for tile, values in zip(block.tiles, scores, strict=True):
+        accumulator.add(tile, values)
+    return accumulator.finish()
 
 
 def _cut(image: np.ndarray, window: Window, halo: int) -> np.ndarray:
@@ -118,9 +38,9 @@ def _cut(image: np.ndarray, window: Window, halo: int) -> np.ndarray:
 
 def _stitched(image: np.ndarray, halo: int, zone: ZonePlan, tiling: TilingConfig, model) -> np.ndarray:  # type: ignore[no-untyped-def]
     pieces = {
-        block.index: contributions(
+        block.index: _pieces(
             block,
-            np.stack([model(_cut(image, t.window, halo)) for t in block.tiles]) if block.tiles else np.empty((0,)),
+            [model(_cut(image, tile.window, halo)) for tile in block.tiles],
             zone,
             tiling,
         )
@@ -181,8 +101,8 @@ def test_inside_the_area_nothing_is_lost_when_blocks_outside_are_not_planned(
     total = np.zeros((height, width))
     for block in zone.blocks:
         for source in block.needs:
-            ones = np.ones((len(zone.blocks[source].tiles), 1, tiling.tile_px, tiling.tile_px), np.float32)
-            piece = contributions(zone.blocks[source], ones, zone, tiling).get(block.index)
+            ones = [np.ones((1, tiling.tile_px, tiling.tile_px), np.float32)] * len(zone.blocks[source].tiles)
+            piece = _pieces(zone.blocks[source], ones, zone, tiling).get(block.index)
             if piece is not None:
                 total[slices(piece.window, Window(0, 0, height, width))] += piece.weight
     rows, cols = np.mgrid[0:height, 0:width]
@@ -192,24 +112,71 @@ def test_inside_the_area_nothing_is_lost_when_blocks_outside_are_not_planned(
 
 
 def _random_pieces(zone: ZonePlan, tiling: TilingConfig, seed: int = 0) -> dict[int, dict[int, Piece]]:
+    return _pieces_of(_random_scores(zone, tiling, seed), zone, tiling)
+
+
+def _pieces_of(scores: dict[int, np.ndarray], zone: ZonePlan, tiling: TilingConfig) -> dict[int, dict[int, Piece]]:
+    return {b.index: _pieces(b, [scores[tile.index] for tile in b.tiles], zone, tiling) for b in zone.blocks}
+
+
+def _random_scores(zone: ZonePlan, tiling: TilingConfig, seed: int, classes: int = 4) -> dict[int, np.ndarray]:
+    """Tile index → scores ``[K, t, t]`` of every planned tile."""
     rng = np.random.default_rng(seed)
-    shape = (4, tiling.tile_px, tiling.tile_px)
-    return {
-        b.index: contributions(b, rng.random((len(b.tiles), *shape), dtype=np.float32), zone, tiling)
-        for b in zone.blocks
-    }
+    shape = (classes, tiling.tile_px, tiling.tile_px)
+    return {tile.index: rng.random(shape, dtype=np.float32) for block in zone.blocks for tile in block.tiles}
 
 
 TILING = TilingConfig(tile_px=64, overlap_px=32, block_px=80)
 
 
-def test_merging_does_not_depend_on_when_pieces_were_made() -> None:
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**16), order=st.randoms(use_true_random=False))
+def test_merging_does_not_depend_on_who_made_the_pieces_or_when(seed: int, order: random.Random) -> None:
     zone = zone_of(170, 170, TILING)
-    first, again = _random_pieces(zone, TILING), _random_pieces(zone, TILING)
-    for block in zone.blocks:
-        a = merge(block.window, [first[n][block.index] for n in block.needs if block.index in first[n]])
-        b = merge(block.window, [again[n][block.index] for n in block.needs if block.index in again[n]])
-        assert a.tobytes() == b.tobytes()
+    scores = _random_scores(zone, TILING, seed)
+    expected = {
+        block.index: merge(block.window, _arrived(block, _random_pieces(zone, TILING, seed))).tobytes()
+        for block in zone.blocks
+    }
+    # Several workers at once, each with a block of its own in hand; their tiles come in any interleaving.
+    waiting = order.sample(zone.blocks, len(zone.blocks))
+    at_work: list[tuple[Block, TileAccumulator, list[Tile]]] = []
+    messages: list[tuple[int, bytes]] = []
+    workers = order.randint(1, 5)
+    while waiting or at_work:
+        if waiting and len(at_work) < workers:
+            block = waiting.pop()
+            at_work.append((block, TileAccumulator(block, zone, TILING), list(block.tiles)))
+            continue
+        turn = order.randrange(len(at_work))
+        block, accumulator, tiles = at_work[turn]
+        if tiles:
+            accumulator.add(tiles[0], scores[tiles.pop(0).index])
+        else:
+            messages.append((block.index, pickle.dumps(accumulator.finish())))
+            del at_work[turn]
+    order.shuffle(messages)
+    arrived = {source: pickle.loads(message) for source, message in messages}  # noqa: S301 (our own)
+    merged = {
+        block.index: merge(block.window, _arrived(block, arrived)).tobytes()
+        for block in order.sample(zone.blocks, len(zone.blocks))
+    }
+    assert merged == expected
+
+
+def _arrived(block: Block, pieces: dict[int, dict[int, Piece]]) -> list[Piece]:
+    """The pieces for a block in the order that the plan fixes."""
+    return [pieces[need][block.index] for need in block.needs if block.index in pieces[need]]
+
+
+def test_another_order_of_the_pieces_gives_other_bytes() -> None:
+    """Why the plan fixes the order: float sums depend on it."""
+    zone = zone_of(170, 170, TILING)
+    pieces = _random_pieces(zone, TILING)
+    block = zone.blocks[4]
+    ordered = _arrived(block, pieces)
+    assert list(block.needs) == sorted(block.needs)
+    assert merge(block.window, ordered).tobytes() != merge(block.window, ordered[::-1]).tobytes()
 
 
 def test_merging_leaves_its_pieces_as_they_were() -> None:
@@ -222,18 +189,57 @@ def test_merging_leaves_its_pieces_as_they_were() -> None:
     assert [p.weighted_scores.tobytes() + p.weight.tobytes() for p in needed] == before
 
 
-def test_tiles_fed_one_by_one_give_the_bytes_of_tiles_fed_at_once() -> None:
-    zone = zone_of(170, 170, TILING)
-    block = zone.blocks[4]
-    scores = np.random.default_rng(3).random((len(block.tiles), 4, 64, 64), dtype=np.float32)
-    accumulator = TileAccumulator(block, zone, TILING)
-    for tile, values in zip(block.tiles, scores, strict=True):
-        accumulator.add(tile, values)
-    streamed, at_once = accumulator.finish(), contributions(block, scores, zone, TILING)
-    assert streamed.keys() == at_once.keys()
-    for index in streamed:
-        assert streamed[index].weighted_scores.tobytes() == at_once[index].weighted_scores.tobytes()
-        assert streamed[index].weight.tobytes() == at_once[index].weight.tobytes()
+def _rise(distance: np.ndarray, tiling: TilingConfig) -> np.ndarray:
+    """The weight at a number of pixels from a tile's edge, written down anew: nothing, a quarter sine squared, one."""
+    ramp_px = tiling.overlap_px - 2 * tiling.margin
+    with np.errstate(divide="ignore"):
+        part = np.clip((distance + 0.5 - tiling.margin) / np.float64(ramp_px), 0, 1)
+    return np.sin(np.pi / 2 * part) ** 2
+
+
+def _dense_map(zone: ZonePlan, tiling: TilingConfig, scores: dict[int, np.ndarray]) -> np.ndarray:
+    """Weighted mean of all planned tiles over the whole grid at once, float64 ``[K, height, width]``; NaN where none.
+
+    Knows no blocks, pieces or windows: every tile is laid over the whole grid, pixel by pixel.
+    """
+    size = (zone.grid.height, zone.grid.width)
+    stride, halo, side = tiling.tile_px - tiling.overlap_px, tiling.overlap_px // 2, tiling.tile_px
+    counts = [-(-pixels // stride) for pixels in size]
+    total, weight = 0.0, np.zeros(size)
+    for tile, values in scores.items():
+        axes, places = [], []
+        for i, n, pixels in zip(divmod(tile, counts[1]), counts, size, strict=True):
+            place = np.arange(pixels) - (i * stride - halo)
+            inside = (place >= 0) & (place < side)
+            first = np.ones(pixels) if i == 0 else _rise(place, tiling)
+            last = np.ones(pixels) if i == n - 1 else _rise(side - 1 - place, tiling)
+            axes.append(np.where(inside, first * last, 0))
+            places.append(place.clip(0, side - 1))
+        weights = np.outer(*axes)
+        total = total + weights * values[:, places[0][:, None], places[1][None, :]].astype(np.float64)
+        weight += weights
+    with np.errstate(invalid="ignore"):
+        return np.asarray(total / weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tiling=tilings(), height=sides, width=sides, seed=st.integers(0, 2**16), whole=st.booleans())
+def test_blocks_join_to_the_weighted_mean_of_all_tiles_over_the_whole_grid(
+    tiling: TilingConfig, height: int, width: int, seed: int, whole: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform([600_000, 5_100_000 - height * 10], [600_000 + width * 10, 5_100_000])
+    area = None if whole else shapely.Point(*centre).buffer(rng.uniform(5, 900))
+    zone = zone_of(height, width, tiling, area=area)
+    scores = _random_scores(zone, tiling, seed, classes=2)
+    assume(scores)
+    expected = _dense_map(zone, tiling, scores)
+    pieces = _pieces_of(scores, zone, tiling)
+    for block in zone.blocks:
+        merged = merge(block.window, _arrived(block, pieces), classes=2)
+        np.testing.assert_allclose(
+            merged, expected[(slice(None), *slices(block.window, Window(0, 0, height, width)))], atol=1e-5
+        )
 
 
 def test_tiles_out_of_order_are_refused() -> None:
@@ -255,16 +261,13 @@ def test_scores_that_do_not_fit_are_refused() -> None:
     accumulator.add(block.tiles[0], np.zeros((4, 64, 64), np.float32))
     with pytest.raises(ValueError, match="classes"):
         accumulator.add(block.tiles[1], np.zeros((5, 64, 64), np.float32))
-    with pytest.raises(ValueError, match="tiles, scores"):
-        contributions(block, np.zeros((1, 4, 64, 64), np.float32), zone, TILING)
 
 
 def test_a_missing_neighbour_leaves_its_pixels_to_the_tiles_that_arrived() -> None:
     zone = zone_of(170, 170, TILING)
     block = zone.blocks[4]
     ones = {
-        b.index: contributions(b, np.full((len(b.tiles), 2, 64, 64), 0.5, np.float32), zone, TILING)
-        for b in zone.blocks
+        b.index: _pieces(b, [np.full((2, 64, 64), 0.5, np.float32)] * len(b.tiles), zone, TILING) for b in zone.blocks
     }
     arrived = [ones[n][block.index] for n in block.needs if n == block.index]
     merged = merge(block.window, arrived)
@@ -299,50 +302,7 @@ def test_pieces_go_to_exactly_the_blocks_that_need_them(tiling: TilingConfig, he
     assert {block.index: set(block.needs) for block in zone.blocks} == sent
 
 
-# --- finalise -----------------------------------------------------------------------------------------------------
-
-
-def _scores(*pixels: tuple[float, ...]) -> np.ndarray:
-    """One row of pixels, each given by its first class scores; the others are zero."""
-    scores = np.zeros((len(LEGEND), 1, len(pixels)), np.float32)
-    for i, values in enumerate(pixels):
-        scores[: len(values), 0, i] = values
-    return scores
-
-
-def test_the_highest_score_decides_and_a_tie_goes_to_the_first_class() -> None:
-    layers = finalise(
-        _scores((0.2, 0.8), (0.5, 0.5), (0.1, 0.45, 0.45)), np.ones((1, 3), np.uint8), np.ones((1, 3), bool), LEGEND
-    )
-    assert layers.landcover.tolist() == [[LEGEND.codes[1], LEGEND.codes[0], LEGEND.codes[1]]]
-    assert layers.confidence.tolist() == [[80, 50, 45]]
-    assert layers.scores[:2, 0, 0].tolist() == [51, 204]
-    assert {layers.scores.dtype, layers.landcover.dtype, layers.confidence.dtype} == {np.dtype(np.uint8)}
-
-
-def test_pixels_without_observation_outside_the_area_or_without_tiles_are_nodata() -> None:
-    scores = _scores((1.0,), (1.0,), (1.0,), (np.nan,))
-    valid_count = np.array([[3, 0, 3, 3]], np.uint8)
-    mask = np.array([[True, True, False, True]])
-    layers = finalise(scores, valid_count, mask, LEGEND)
-    assert layers.landcover.tolist() == [[LEGEND.codes[0], 0, 0, 0]]
-    assert layers.confidence.tolist() == [[100, 255, 255, 255]]
-    assert not layers.scores[:, 0, 1:].any()
-
-
-def test_zero_confidence_is_not_nodata() -> None:
-    layers = finalise(_scores((0.004,)), np.ones((1, 1), np.uint8), np.ones((1, 1), bool), LEGEND)
-    assert layers.confidence.tolist() == [[0]]
-
-
-def test_layers_that_do_not_fit_the_legend_are_refused() -> None:
-    with pytest.raises(ValueError, match="classes"):
-        finalise(np.zeros((3, 2, 2), np.float32), np.ones((2, 2), np.uint8), np.ones((2, 2), bool), LEGEND)
-
-
 def test_block_needs_itself_even_when_it_owns_no_tile() -> None:
-    tiling = TilingConfig(tile_px=256, overlap_px=0, block_px=64)
-    zone = zone_of(128, 128, tiling)
-    owners: list[Block] = [block for block in zone.blocks if block.tiles]
-    assert [block.index for block in owners] == [0]
+    zone = zone_of(128, 128, TilingConfig(tile_px=256, overlap_px=0, block_px=64))
+    assert [block.index for block in zone.blocks if block.tiles] == [0]
     assert [block.needs for block in zone.blocks] == [(0,), (0, 1), (0, 2), (0, 3)]
