@@ -16,14 +16,15 @@ from spex_core.legend import Legend, LegendClass
 if TYPE_CHECKING:
     from spex_core.checkpoints import resolve_checkpoint
     from spex_core.configuration import SpexConfig
-    from spex_core.modeling import LandCoverPrediction, SpexForLandCover
+    from spex_core.modeling import SpexForLandCover
+    from spex_core.modeling_outputs import LandCoverPrediction
     from spex_core.processing import SpexProcessor
 
 _LAZY = {
     "SpexConfig": "spex_core.configuration",
     "SpexProcessor": "spex_core.processing",
     "SpexForLandCover": "spex_core.modeling",
-    "LandCoverPrediction": "spex_core.modeling",
+    "LandCoverPrediction": "spex_core.modeling_outputs",
     "resolve_checkpoint": "spex_core.checkpoints",
 }
 

@@ -1,15 +1,19 @@
-"""Which token comes next: greedy, with the end tokens and repetition penalty of a ``generation_config.json``."""
+"""Answers, token by token: greedy, with the end tokens and repetition penalty of a ``generation_config.json``."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from spex_core.errors import CheckpointError
+from spex_core.processing import TextBatch
+from spex_core.prompts import whole_sentences
 
 GENERATION_FILE = "generation_config.json"
 
@@ -55,3 +59,74 @@ class DecodingRule:
     def ends(self, tokens: Tensor) -> Tensor:
         """bool, same shape: whether a token ends its answer."""
         return torch.isin(tokens, torch.tensor(self.end_ids, device=tokens.device))
+
+
+@dataclass(frozen=True)
+class WrittenAnswers:
+    """What :func:`greedy_answers` wrote for N questions, and the states it wrote with."""
+
+    states: Tensor
+    """float ``[N, T, hidden]``: the states of the answer tokens without the last one, as the published inference pools
+    them. A row that ends at once holds the last prompt state."""
+    mask: Tensor
+    """bool ``[N, T]``: which of the states belong to the row's answer."""
+    token_ids: list[list[int]]
+    """Answers without end tokens."""
+    cut: list[bool]
+    """Whether an answer came to the limit before its end token."""
+
+    def texts(self, decode: Callable[[Sequence[int]], str]) -> list[str]:
+        """The answers as text; of one that was cut, the whole sentences."""
+        said = [decode(row) for row in self.token_ids]
+        return [whole_sentences(text) if cut else text for text, cut in zip(said, self.cut, strict=True)]
+
+
+def greedy_answers(
+    language_model: nn.Module,
+    text_logits: Callable[[Tensor], Tensor],
+    rule: DecodingRule,
+    text: TextBatch,
+    states: Tensor,
+    cache: DynamicCache,
+    new_tokens: int,
+) -> WrittenAnswers:
+    """Greedy decoding of every row until its end token.
+
+    Args:
+        language_model: A transformers decoder.
+        text_logits: Hidden states ``[N, hidden]`` → logits ``[N, vocab]``.
+        rule: What ends an answer.
+        text: N encoded questions without answers.
+        states: float ``[N, T, hidden]``, the last hidden states of ``text``.
+        cache: Keys and values of prefix and questions; the answers are added to it.
+        new_tokens: Longest answer.
+    """
+    rows = text.suffix_ids.shape[0]
+    last = text.attention_mask.sum(1) - 1
+    prompt_state = states[torch.arange(rows, device=states.device), last]
+    token = text_logits(prompt_state).argmax(-1)  # no answer yet to be repeated
+    past = cache.get_seq_length()
+    mask = torch.cat([text.attention_mask.new_ones(rows, past - text.suffix_ids.shape[1]), text.attention_mask], 1)
+    position = past - text.suffix_ids.shape[1] + last + 1
+    going = ~rule.ends(token)
+    tokens, kept_states, kept = [token], [prompt_state], [~going]
+    for _ in range(new_tokens - 1):
+        if not going.any():
+            break
+        mask = torch.cat([mask, going.to(mask.dtype)[:, None]], dim=1)
+        state = language_model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, 0]
+        kept_states.append(state)
+        kept.append(going)
+        chosen = rule.choose(text_logits(state), torch.stack(tokens, dim=1))
+        token = torch.where(going, chosen, rule.end_ids[0])
+        tokens.append(token)
+        going = going & ~rule.ends(token)
+        position = position + 1
+    written = [[t for t in row if t not in rule.end_ids] for row in torch.stack(tokens, dim=1).tolist()]
+    return WrittenAnswers(torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written, going.tolist())

@@ -7,13 +7,13 @@ Source: SPEX (arXiv 2508.05202) on an InternImage-shaped encoder (arXiv 2211.057
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spex_core.bands import BANDS
+from spex_core.bands import BANDS, Band, band_slots
 from spex_core.configuration import SpexConfig
 from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3
 from spex_core.dcnv3_sampling import Sampling
@@ -73,6 +73,34 @@ class BandEncoding(nn.Module):
         constant = (here * offsets + (1 - here) * self.missing).sum(1)
         mixed: Tensor = torch.einsum("bihw,bio->bohw", x, mixing) + constant[..., None, None]
         return mixed
+
+
+def channels_of(pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None = None) -> tuple[Tensor, Tensor]:
+    """Puts bands of any sensor into the ten channels of a model with ``band_encoding``.
+
+    Args:
+        pixel_values: Surface reflectance, float ``[B, C, H, W]``.
+        bands: The C bands: names of Sentinel-2 bands, or bands of another sensor.
+        gsd_m: Size of a pixel on the ground where it is coarser than the bands' own, metres.
+
+    Returns:
+        Channels ``[B, 10, H, W]``, NaN in those without a band; and float64 ``[2, B, 10]`` on the CPU, wavelength (nm)
+        and pixel size (m) of each channel.
+
+    Raises:
+        ModelInputError: A band that stands for no channel, or two for one.
+    """
+    slots, described = band_slots(bands)
+    channels = pixel_values.new_full((len(pixel_values), len(BANDS), *pixel_values.shape[-2:]), torch.nan)
+    channels[:, list(slots)] = pixel_values
+    wavelength = [band.wavelength_nm for band in BANDS]
+    sampling = [float(band.gsd_m) for band in BANDS]
+    for slot, band in zip(slots, described, strict=True):
+        wavelength[slot], sampling[slot] = band.wavelength_nm, float(band.gsd_m)
+    if gsd_m is not None:
+        sampling = [max(gsd_m, own) for own in sampling]
+    each = torch.tensor([wavelength, sampling], dtype=torch.float64)
+    return channels, each[:, None].expand(-1, len(pixel_values), -1)
 
 
 class SpectralInput(nn.Module):

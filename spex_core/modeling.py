@@ -8,8 +8,6 @@ shared by all class questions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,95 +17,25 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
-from transformers.utils.generic import ModelOutput
 
-from spex_core.bands import BANDS, Band, band_slots
+from spex_core.bands import Band
 from spex_core.checkpoints import has_processor
+from spex_core.condensation import Condensation
 from spex_core.configuration import SpexConfig
-from spex_core.decoding import DecodingRule
-from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
+from spex_core.decoding import DecodingRule, greedy_answers
+from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck, channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.grounding import supported_answer
 from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
+from spex_core.modeling_outputs import LandCoverPrediction, SpexOutput, VisionOutput
 from spex_core.processing import SpexProcessor, TextBatch
-from spex_core.prompts import whole_sentences
 from spex_core.weight_files import lazy_weights
 
 Explain = Literal["none", "brief", "full"]
 NEW_TOKENS: dict[str, int] = {"brief": 48, "full": 160}
 """Longest generated answer, tokens."""
-
-
-@dataclass
-class VisionOutput(ModelOutput):
-    """What one vision pass yields for every class of a tile."""
-
-    image_tokens: Tensor | None = None
-    """float ``[B, h*w, hidden]``, projected to the language model."""
-    image_embedding: Tensor | None = None
-    """float ``[B, decoder_width, h, w]`` at stride 16."""
-    detail: Tensor | None = None
-    """float ``[B, detail_channels, H, W]`` or None."""
-
-
-@dataclass
-class SpexOutput(ModelOutput):
-    """Training forward."""
-
-    mask_logits: Tensor | None = None
-    """float ``[B, K, H, W]`` (``[B, K, H/4, W/4]`` without detail)."""
-    text_logits: Tensor | None = None
-    """float ``[answer tokens, vocab]``, aligned with ``text_targets``."""
-    text_targets: Tensor | None = None
-    """int64 ``[answer tokens]``."""
-
-
-@dataclass
-class LandCoverPrediction(ModelOutput):
-    """What :meth:`SpexForLandCover.predict` returns."""
-
-    scores: Tensor | None = None
-    """float ``[B, K, H, W]``: softmax over the K legend classes."""
-    texts: list[list[str]] | None = None
-    """B x K answers, empty when ``explain="none"``; with ``checked_answers``, what the masks bear out of them."""
-    written: list[list[str]] | None = None
-    """The same as the model wrote them."""
-
-
-class Condensation(nn.Module):
-    """Token context condensation: answer states pooled over time to four mask prompts."""
-
-    def __init__(self, config: SpexConfig) -> None:
-        super().__init__()
-        self.tokens = config.condensed_tokens
-        widths = [config.text.hidden_size, *config.condensation_widths, config.decoder_width]
-        layers: list[nn.Module] = []
-        for wide, narrow in pairwise(widths):
-            layers += [nn.Linear(wide, narrow), nn.ReLU()]
-        self.mlp = nn.Sequential(*layers[:-1])
-
-    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Adaptive average pooling over each row's own span, then the MLP.
-
-        Args:
-            states: float ``[N, T, hidden]``.
-            mask: bool ``[N, T]``; each row's True entries are the answer, in order (at least one).
-
-        Returns:
-            float ``[N, condensed_tokens, decoder_width]``.
-        """
-        length = mask.sum(1, keepdim=True)
-        rank = mask.cumsum(1) - 1
-        bins = torch.arange(self.tokens, device=mask.device)
-        start = (bins[None, :] * length) // self.tokens  # floor(i T / n)
-        end = -((-(bins[None, :] + 1) * length) // self.tokens)  # ceil((i + 1) T / n)
-        member = (rank[:, None, :] >= start[..., None]) & (rank[:, None, :] < end[..., None]) & mask[:, None, :]
-        weights = member.to(states.dtype)
-        pooled = (weights @ states) / weights.sum(-1, keepdim=True)
-        out: Tensor = self.mlp(pooled)
-        return out
 
 
 def _shares(masks: Tensor) -> Tensor:
@@ -305,7 +233,13 @@ class SpexForLandCover(PreTrainedModel):
         self.processor.check_pixels(pixel_values, None if bands is None else len(bands))
         wavelengths, samplings = None, None
         if bands is not None or gsd_m is not None:
-            pixel_values, wavelengths, samplings = self._as_channels(pixel_values, bands or self.config.bands, gsd_m)
+            if not self.config.band_encoding:
+                raise ModelInputError(
+                    f"this checkpoint takes {' '.join(self.config.bands)} as they are; other bands or pixel sizes need "
+                    "one that was trained with band_encoding"
+                )
+            pixel_values, described = channels_of(pixel_values, bands or self.config.bands, gsd_m)
+            wavelengths, samplings = described.to(self.device, self.dtype).unbind()
         if questions is None and explain == "none" and self.config.masks_by_class_words:
             vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
             prompts = self.class_word_prompts(legend).expand(len(pixel_values), -1, -1, -1)
@@ -332,21 +266,23 @@ class SpexForLandCover(PreTrainedModel):
         texts: list[list[str]] = []
         answer_mask = text.answer_mask
         if explain != "none":
-            states, answer_mask, written = self._decode(text, states, cache, NEW_TOKENS[explain])
+            rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
+            said = greedy_answers(self.language_model, self.text_logits, rule, text, states, cache, NEW_TOKENS[explain])
+            states, answer_mask, written = said.states, said.mask, said.texts(self.processor.decode)
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
         if self.config.official_numerics:
             masks = (self._mask_logits(vision, prompts, pixel_values.shape[-2:]) > 0).float()
             return LandCoverPrediction(scores=_shares(masks), texts=texts, written=texts)
         scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
-        said = texts
+        supported = texts
         if self.config.checked_answers:
             drawn = scores.cpu().numpy()
-            said = [
+            supported = [
                 [supported_answer(text, legend, k, drawn[i], tiles[i]) for k, text in enumerate(row)]
                 for i, row in enumerate(texts)
             ]
-        return LandCoverPrediction(scores=scores, texts=said, written=texts)
+        return LandCoverPrediction(scores=scores, texts=supported, written=texts)
 
     def class_word_prompts(self, legend: Legend) -> Tensor:
         """Mask prompts of the bare class words, ``[K, condensed_tokens, decoder_width]``: no image, no attributes."""
@@ -387,71 +323,6 @@ class SpexForLandCover(PreTrainedModel):
         )
         second = self.encode_image(finer, wavelength_nm, sampling_m / 2)
         return (scores + F.avg_pool2d(softmax(self._mask_logits(second, prompts, finer.shape[-2:])), 2)) / 2
-
-    def _as_channels(
-        self, pixel_values: Tensor, bands: Sequence[Band | str], gsd_m: float | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Puts bands into the model's channels, NaN in the others; wavelength and pixel size ``[B, C]`` beside them."""
-        if not self.config.band_encoding:
-            raise ModelInputError(
-                f"this checkpoint takes {' '.join(self.config.bands)} as they are; other bands or pixel sizes need one "
-                "that was trained with band_encoding"
-            )
-        slots, described = band_slots(bands)
-        channels = pixel_values.new_full((len(pixel_values), len(BANDS), *pixel_values.shape[-2:]), torch.nan)
-        channels[:, list(slots)] = pixel_values
-        wavelength = [band.wavelength_nm for band in BANDS]
-        sampling = [float(band.gsd_m) for band in BANDS]
-        for slot, band in zip(slots, described, strict=True):
-            wavelength[slot], sampling[slot] = band.wavelength_nm, float(band.gsd_m)
-        if gsd_m is not None:
-            sampling = [max(gsd_m, own) for own in sampling]
-        rows = len(pixel_values)
-        described_bands = torch.tensor([wavelength, sampling], device=self.device, dtype=self.dtype)
-        wavelength_nm, sampling_m = described_bands[:, None].expand(-1, rows, -1)
-        return channels, wavelength_nm, sampling_m
-
-    def _decode(
-        self, text: TextBatch, states: Tensor, cache: DynamicCache, new_tokens: int
-    ) -> tuple[Tensor, Tensor, list[str]]:
-        """Greedy decoding of every row until its end-of-turn token.
-
-        Returns the states of the answer tokens without the last one (as the published inference pools them), their
-        mask, and the texts. A row that ends at once pools the last prompt state.
-        """
-        assert self.processor is not None
-        rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
-        rows = text.suffix_ids.shape[0]
-        last = text.attention_mask.sum(1) - 1
-        prompt_state = states[torch.arange(rows, device=states.device), last]
-        token = self.text_logits(prompt_state).argmax(-1)  # no answer yet to be repeated
-        past = cache.get_seq_length()
-        mask = torch.cat([text.attention_mask.new_ones(rows, past - text.suffix_ids.shape[1]), text.attention_mask], 1)
-        position = past - text.suffix_ids.shape[1] + last + 1
-        going = ~rule.ends(token)
-        tokens, kept_states, kept = [token], [prompt_state], [~going]
-        for _ in range(new_tokens - 1):
-            if not going.any():
-                break
-            mask = torch.cat([mask, going.to(mask.dtype)[:, None]], dim=1)
-            state = self.language_model(
-                input_ids=token[:, None],
-                attention_mask=mask,
-                position_ids=position[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state[:, 0]
-            kept_states.append(state)
-            kept.append(going)
-            chosen = rule.choose(self.text_logits(state), torch.stack(tokens, dim=1))
-            token = torch.where(going, chosen, rule.end_ids[0])
-            tokens.append(token)
-            going = going & ~rule.ends(token)
-            position = position + 1
-        rows_of_tokens = torch.stack(tokens, dim=1).tolist()
-        written = [self.processor.decode([t for t in row if t not in rule.end_ids]) for row in rows_of_tokens]
-        written = [whole_sentences(said) if cut else said for said, cut in zip(written, going.tolist(), strict=True)]
-        return torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 

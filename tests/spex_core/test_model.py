@@ -8,7 +8,7 @@ import torch
 
 from spex_core import CheckpointError, Legend, ModelInputError, SpexForLandCover, resolve_checkpoint
 from spex_core.checkpoints import checkpoint_fingerprint
-from spex_core.modeling import Condensation
+from spex_core.condensation import Condensation
 from spex_core.prompts import question_text
 
 
