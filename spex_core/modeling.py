@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from spex_core.bands import Band
-from spex_core.checkpoints import has_processor
+from spex_core.checkpoints import UNREADABLE, has_processor, refuse_fetched_code, unreadable
 from spex_core.condensation import Condensation
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule, greedy_answers
@@ -332,12 +332,15 @@ class SpexForLandCover(PreTrainedModel):
     ) -> SpexForLandCover:
         """Loads model and processor from a folder written by :meth:`save_pretrained` (safetensors only).
 
-        A converted checkpoint whose source had no tokenizer has no processor: it takes token ids only.
+        A converted checkpoint whose source had no tokenizer has no processor: it takes token ids only. Code that a
+        folder brings is neither run nor asked about.
 
         Raises:
             CheckpointError: The folder, a file in it or the weights are missing, truncated or not SPEX's.
         """
         path = str(pretrained_model_name_or_path)
+        refuse_fetched_code(path)
+        kwargs["trust_remote_code"] = False
         try:
             dtype = kwargs.pop("dtype", torch.float32)  # the configuration would keep it to itself
             config, kwargs = SpexConfig.from_pretrained(path, return_unused_kwargs=True, **kwargs)
@@ -347,8 +350,8 @@ class SpexForLandCover(PreTrainedModel):
             model: SpexForLandCover = loaded[0]
             found: dict[str, Any] = loaded[1]
             model.processor = SpexProcessor.from_pretrained(path) if has_processor(path) else None
-        except (OSError, ValueError, SafetensorError, KeyError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is not a readable SPEX checkpoint: {error}") from error
+        except (*UNREADABLE, SafetensorError) as error:
+            raise unreadable(path, error) from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if found[problem]:
                 keys = ", ".join(sorted(map(str, found[problem])))

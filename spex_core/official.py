@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from spex_core.checkpoints import UNREADABLE, unreadable
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import GENERATION_FILE, DecodingRule
 from spex_core.errors import CheckpointError
@@ -198,9 +199,9 @@ def _carry_over(folders: Iterable[Path | None], config: SpexConfig, target: Path
     if not any((target / name).is_file() for name in ("tokenizer.json", "vocab.json")):
         return False
     try:
-        tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"the tokenizer files of the checkpoint are not readable: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise CheckpointError(f"the tokenizer files are not readable: {unreadable(target, error)}") from error
     settings: dict[str, Any] = {"digits": 3, "literal_newline": True}
     SpexProcessor(
         tokenizer,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.checkpoints import UNREADABLE, unreadable
 from spex_core.configuration import LARGEST_STRIDE
 from spex_core.errors import ModelInputError
 from spex_core.indices import with_either_near_infrared
@@ -74,6 +77,23 @@ class SpexProcessor(ProcessorMixin):
         self.digits = digits
         self.literal_newline = literal_newline
         super().__init__(tokenizer)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]  # narrower on purpose: no code of the folder's own
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> SpexProcessor:
+        """Loads a processor and its tokenizer; code that the folder brings is neither run nor asked about.
+
+        Raises:
+            CheckpointError: The files are missing or malformed, or name no class that transformers has itself.
+        """
+        path = str(pretrained_model_name_or_path)
+        try:
+            loaded: Any = super().from_pretrained(path, **(kwargs | {"trust_remote_code": False}))
+        except UNREADABLE as error:
+            raise unreadable(path, error) from error
+        processor: SpexProcessor = loaded
+        return processor
 
     def check_pixels(self, pixel_values: Tensor, bands: int | None = None) -> None:
         """Raises :class:`ModelInputError` unless ``pixel_values`` is a finite float ``[B, C, H, W]`` of this model.

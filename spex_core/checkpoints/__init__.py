@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.errors import CheckpointError
@@ -50,6 +51,49 @@ def checkpoint_fingerprint(folder: Path) -> str:
 def has_processor(folder: str | Path) -> bool:
     """Whether a checkpoint folder holds a processor or tokenizer at all."""
     return any((Path(folder) / name).is_file() for name in ("processor_config.json", "tokenizer.json"))
+
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
+"""What transformers raises about malformed files of a checkpoint."""
+
+
+def unreadable(folder: str | Path, error: Exception) -> CheckpointError:
+    """The one error for a checkpoint that transformers could not load; names files that ask for code of their own."""
+    if asking := [f"{name} ({field})" for name, field, _ in _code_fields(Path(folder))]:
+        return CheckpointError(
+            f"{folder} is not a readable SPEX checkpoint: {', '.join(asking)} asks for code of its own, which is never "
+            "run; remove the field and name one of transformers' own classes"
+        )
+    return CheckpointError(f"{folder} is not a readable SPEX checkpoint: {error}")
+
+
+def refuse_fetched_code(folder: str | Path) -> None:
+    """Refuses an attention kernel that transformers would fetch from elsewhere and run.
+
+    Raises:
+        CheckpointError: A JSON file of the folder names one.
+    """
+    for name, field, value in _code_fields(Path(folder)):
+        if field != "auto_map" and "/" in str(value):
+            raise CheckpointError(f"{Path(folder) / name}: {field} {str(value)[:80]!r} is code from elsewhere: not run")
+
+
+def _code_fields(folder: Path) -> Iterator[tuple[str, str, Any]]:
+    """File, field and value wherever a JSON file of the folder names Python classes or kernels."""
+    for path in sorted(folder.glob("*config.json")):
+        try:
+            waiting = [json.loads(path.read_text(encoding="utf-8"))]
+        except (OSError, ValueError, RecursionError):
+            continue  # whoever needs the file says what is wrong with it
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, dict):
+                waiting += value.values()
+                for field in ("auto_map", "attn_implementation", "_attn_implementation"):
+                    if (field == "auto_map" and field in value) or "/" in str(value.get(field, "")):
+                        yield path.name, field, value[field]
+            elif isinstance(value, list):
+                waiting += value
 
 
 def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
