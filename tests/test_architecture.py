@@ -43,7 +43,7 @@ EMPTY_NAMES = {"util", "utils", "helper", "helpers", "common", "manager", "manag
 BANNED_DEPENDENCIES = {"torchvision", "torchaudio", "timm", "segmentation-models-pytorch", "kornia", "torchgeo"}
 """No torchvision build matches the CPU wheel of the pinned torch: neither it nor what needs it can be used."""
 
-MAX_LINES = 500
+MAX_LINES = 400
 
 ROOMS = (
     *("errors", "machine", "records", "settings", "sources", "planning", "imagery", "predict", "mapstore", "engine"),
