@@ -1,7 +1,7 @@
 """The one table of bands: order, wavelength and native ground sampling distance.
 
 Source: Sentinel-2 User Handbook (ESA, 2015) and the S2A spectral response functions, central wavelengths in nm;
-Landsat 8 OLI: USGS Landsat 8 Data Users Handbook. Every other module takes its band order from here (DESIGN rule 8).
+Landsat 8 OLI: USGS Landsat 8 Data Users Handbook. Every other module takes its band order from here (rule 8).
 """
 
 from __future__ import annotations

@@ -175,6 +175,17 @@ def test_module_names_say_what_they_own() -> None:
     assert not [_relative(path) for path in files if {path.stem, path.parent.name} & EMPTY_NAMES]
 
 
+def test_a_test_lies_in_the_folder_of_the_room_that_it_tests() -> None:
+    elsewhere = []
+    for path in sorted((ROOT / "tests" / "pipeline").rglob("test_*.py")):
+        folders = path.relative_to(ROOT / "tests" / "pipeline").parts[:-1]
+        room = "pipeline." + ".".join(folders)
+        used = {name for name in _modules_of(path) if f"{name}.".startswith(f"{room}.")}
+        if not folders or not used:
+            elsewhere.append(_relative(path))
+    assert not elsewhere
+
+
 def test_files_stay_short_enough_to_read_in_one_sitting() -> None:
     counted = {_relative(p): len(p.read_text(encoding="utf-8").splitlines()) for p in _python_files(*PACKAGES, "tests")}
     assert not {path: lines for path, lines in counted.items() if lines > MAX_LINES}

@@ -1,6 +1,6 @@
 """The check of a sentence against the map: every number, class and judgement in it is found again and compared.
 
-DESIGN rule 7: a sentence whose number or class is not measured is not printed. The check reads the finished sentence,
+Rule 7: a sentence whose number or class is not measured is not printed. The check reads the finished sentence,
 not the values it was made from, so it holds for sentences written by rules and by the model alike. Where it cannot tell
 what a number means it answers "unsupported": a true sentence may be dropped, a false one is not printed.
 """

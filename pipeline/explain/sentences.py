@@ -2,7 +2,7 @@
 
 Deterministic: the same statistics give the same words. Every sentence passes
 :func:`pipeline.explain.claims.check_sentence`; one that does not is dropped and kept in
-:attr:`RegionExplanation.dropped`, never printed (DESIGN rule 7).
+:attr:`RegionExplanation.dropped`, never printed (rule 7).
 """
 
 from __future__ import annotations

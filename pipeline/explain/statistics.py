@@ -1,7 +1,7 @@
 """What the map says in numbers: areas, shares, patches, confidence and spectral indices per sub-region.
 
-Layers are streamed block by block, so memory is bounded by one block and the number of patches (DESIGN rule 2), and all
-sums are sums of integers, so the result does not depend on how the map is cut into blocks (DESIGN rule 1).
+Layers are streamed block by block, so memory is bounded by one block and the number of patches (rule 2), and all
+sums are sums of integers, so the result does not depend on how the map is cut into blocks (rule 1).
 
 Areas count pixels of the projected UTM grid, as GDAL and QGIS do. The scale of a UTM zone differs from the ground's by
 -0.04 % at its middle to +0.1 % at its edge, so an area is true to 0.2 %.
