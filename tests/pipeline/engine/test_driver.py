@@ -18,7 +18,8 @@ from pipeline.errors import ClusterError
 from pipeline.machine.memory import ProcessMemory
 from pipeline.mapstore.journal import BlockFailed, BlockFinished
 from spex_core.errors import CheckpointError
-from tests.pipeline.engine.fault_world import Actor, Running, World
+from tests.pipeline.engine.fault_world import World
+from tests.pipeline.engine.machines import Actor, Running
 from tests.pipeline.engine.schedules import LEGEND, TILING, Journal, Quiet, plan_and_sizes
 from tests.pipeline.small_plans import run_config
 

@@ -17,7 +17,7 @@ from pipeline.engine.crew import Crew
 from pipeline.engine.driver import Engine
 from pipeline.engine.pending import Pending
 from pipeline.engine.work import Ending, Work, Worklist
-from tests.pipeline.engine.fault_world import FAULTS
+from tests.pipeline.engine.machines import FAULTS
 from tests.pipeline.engine.schedules import play, play_many
 
 COUNT = int(os.environ.get("SPEX_SCHEDULES", "2000"))
