@@ -25,6 +25,10 @@ class CatalogError(SpexError):
     """The STAC catalog could not be searched, or answered with something that is not STAC."""
 
 
+class NoCatalogError(CatalogError, BadInputError):
+    """There is no catalog where the run file says; the message names the address."""
+
+
 class NoScenesError(CatalogError, BadInputError):
     """The search found nothing to map; the message says what to widen."""
 
@@ -35,6 +39,10 @@ class TooManyScenesError(CatalogError, BadInputError):
 
 class SceneError(SpexError):
     """One scene cannot be used (missing asset, unknown grid, refused href). Local: the run goes on."""
+
+
+class HrefError(SceneError):
+    """An href, link or redirect leads where the run file does not allow; the message says what would allow it."""
 
 
 class ReadError(SpexError):

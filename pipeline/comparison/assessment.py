@@ -182,7 +182,7 @@ def _blocks(store: RunStore, contexts: Sequence[ZoneContext]) -> Iterator[tuple[
 
 def _index_map(context: ZoneContext, block: Block, legend: Legend) -> Codes:
     # The window that the run read, so that the composite is the run's own.
-    composite = read_composite(context.scenes, context.grid, block.read_window, context.composite)
+    composite = read_composite(context.scenes, context.grid, block.read_window, context.composite, context.door)
     own = composite.reflectance[(slice(None), *slices(block.window, block.read_window))]
     winner = index_scores(np.nan_to_num(own), legend).argmax(axis=0)
     codes: Codes = np.asarray(legend.codes, np.uint8)[winner]

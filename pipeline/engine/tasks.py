@@ -21,6 +21,7 @@ from pipeline.records.grid import region_mask, slices
 from pipeline.records.plan import Block, ZoneGrid
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import CompositeConfig
+from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import BAND_INDEX
 from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 from spex_core.legend import Legend
@@ -40,6 +41,8 @@ class ZoneContext:
     legend: Legend
     run_folder: Path
     """``.spex/<run id>``; on a cluster it must be on storage that every node sees."""
+    door: AssetDoor | None = None
+    """What readers may open; None: the scenes' own files and servers."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLaye
 
     A scene that cannot be read does not raise: it is told in the report and the next-best scene fills in.
     """
-    composite = read_composite(context.scenes, context.grid, block.read_window, context.composite)
+    composite = read_composite(context.scenes, context.grid, block.read_window, context.composite, context.door)
     own = slices(block.window, block.read_window)
     layers = ReadLayers(
         scaled_indices(composite.reflectance[(slice(None), *own)]), np.ascontiguousarray(composite.valid_count[own])

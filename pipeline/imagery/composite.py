@@ -23,6 +23,7 @@ from pipeline.records.grid import geobox
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
 from pipeline.settings.run_file import CompositeConfig
+from pipeline.sources.hrefs import AssetDoor
 from pipeline.sources.superseding import SAME_ACQUISITION
 from spex_core.bands import SENTINEL2_BANDS
 
@@ -59,7 +60,13 @@ class _Use:
     pixels: _Bool
 
 
-def read_composite(scenes: Sequence[Scene], grid: ZoneGrid, window: Window, composite: CompositeConfig) -> Composite:
+def read_composite(
+    scenes: Sequence[Scene],
+    grid: ZoneGrid,
+    window: Window,
+    composite: CompositeConfig,
+    door: AssetDoor | None = None,
+) -> Composite:
     """Reads and composites one window.
 
     A scene with a file that cannot be read (after retries) is left out of this window and reported; the next-best
@@ -70,10 +77,11 @@ def read_composite(scenes: Sequence[Scene], grid: ZoneGrid, window: Window, comp
         grid: Output grid.
         window: Pixels of that grid's lattice; may lie outside the grid.
         composite: Method, mask and limits.
+        door: What may be opened; None: each file's own server.
     """
     order = sorted(scenes, key=lambda s: (s.cloud_cover, s.datetime, s.id))
     acquisitions = acquisition_numbers(order)
-    reader = WindowReader(grid, window, composite)
+    reader = WindowReader(grid, window, composite, door)
     near = _near(order, grid, window)
     candidates = [(scene, number) for scene, number, touches in zip(order, acquisitions, near, strict=True) if touches]
     if composite.method == "median":

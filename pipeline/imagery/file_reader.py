@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,10 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from pipeline.errors import ReadError
-from pipeline.imagery.gdal_settings import DRIVERS_LOCAL, DRIVERS_REMOTE, gdal_options
+from pipeline.errors import HrefError, ReadError
+from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
+from pipeline.imagery.raster_formats import opened_local
+from pipeline.imagery.remote_file import RemoteFileError, opened_remote
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
 
@@ -45,7 +47,8 @@ _given_up: dict[str, tuple[float, str]] = {}
 class AssetReader:
     """stackstac ``Reader`` of one file. ``read`` returns float32 digital numbers, NaN where there is none.
 
-    Beyond stackstac's own arguments: ``nodata`` maps href to the scene's nodata value, ``signer`` signs hrefs.
+    Beyond stackstac's own arguments: ``nodata`` maps href to the scene's nodata value, ``signer`` signs hrefs, ``door``
+    says what may be opened on the way; without one, redirects stay on the href's own server.
     """
 
     def __init__(
@@ -61,32 +64,42 @@ class AssetReader:
         errors_as_nodata: Any = (),
         nodata: Mapping[str, int] | None = None,
         signer: Signer | None = None,
+        door: hrefs.AssetDoor | None = None,
     ) -> None:
         self.url = url
         self.spec = spec
         self.resampling = resampling
         self.nodata = (nodata or {}).get(url, 0)
         self.signer = signer or NoSigner()
+        self.door = door
 
     def read(self, window: Window, **_: Any) -> _Float:
         """Pixels of a window of ``spec``'s grid: float32 [height, width].
 
         Raises:
-            ReadError: The file cannot be opened or decoded after ``ATTEMPTS`` attempts; names the unsigned href.
+            ReadError: The file may not be opened, or cannot be opened or decoded after ``ATTEMPTS`` attempts; names the
+                unsigned href.
         """
         since, message = _given_up.get(self.url, (-math.inf, ""))
         if time.monotonic() - since < GIVEN_UP_S:
             raise ReadError(message)
+        scheme = self._checked_scheme()
         for attempt in range(ATTEMPTS):
             opened = self.signer.sign(self.url)
             options = gdal_options(self.url)
-            if attempt:
+            if attempt and scheme in hrefs.BUCKET_SCHEMES:
                 # GDAL remembers failures of a URL; a retry has to ask the server again.
-                options["CPL_VSIL_CURL_NON_CACHED"] = f"/vsicurl/{opened}"
+                options["CPL_VSIL_CURL_NON_CACHED"] = f"/vsi{scheme}/{opened.partition('://')[2]}"
             try:
-                with rasterio.Env(**options):
-                    return self._read(opened, window)
-            except (rasterio.errors.RasterioError, rasterio.errors.RasterioIOError, ValueError, MemoryError) as error:
+                with rasterio.Env(**options), self._opened(opened, options) as ds:
+                    return self._read(ds, window)
+            except (
+                rasterio.errors.RasterioError,
+                rasterio.errors.RasterioIOError,
+                RemoteFileError,
+                ValueError,
+                MemoryError,
+            ) as error:
                 reason = _reason(error).replace(opened, self.url)
                 if attempt + 1 == ATTEMPTS or self._is_final(error, reason):
                     message = f"{self.url} cannot be read: {reason}"
@@ -97,19 +110,42 @@ class AssetReader:
         # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
         raise ReadError(message) from None
 
-    def _read(self, opened: str, window: Window) -> _Float:
-        drivers = DRIVERS_LOCAL if hrefs.local_path(self.url) is not None else DRIVERS_REMOTE
-        with rasterio.DatasetReader(opened, driver=list(drivers), sharing=False) as ds:
-            if ds.count != 1:
-                raise ReadError(f"{self.url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
-            if ds.crs is None:
-                raise ReadError(f"{self.url} has no projection")
-            row, col = int(window.row_off), int(window.col_off)
-            height, width = int(window.height), int(window.width)
-            ratio = self._lattice_ratio(ds)
-            if ratio is not None:
-                return self._copy(ds, ratio, row, col, height, width)
-            return self._warp(ds, row, col, height, width)
+    def _checked_scheme(self) -> str:
+        """Scheme of the href, "file" for a path; asked again here because a plan may have been carried far."""
+        try:
+            hrefs.check_plain(self.url)
+            if self.door is not None:
+                self.door.checked(self.url, "asset")
+            local = hrefs.local_path(self.url) is not None
+        except HrefError as error:
+            raise ReadError(f"{self.url} cannot be read: refused: {error}") from None
+        return "file" if local else self.url.partition("://")[0].lower()
+
+    @contextlib.contextmanager
+    def _opened(self, opened: str, options: Mapping[str, Any]) -> Iterator[Any]:
+        path = hrefs.local_path(self.url)
+        if path is not None:
+            with opened_local(path, self.door.roots if self.door else ()) as ds:
+                yield ds
+        elif self.url.lower().startswith(("http://", "https://")):
+            door = self.door or hrefs.CatalogDoor("/".join([*self.url.split("/")[:3], ""]))
+            with opened_remote(opened, self.url, door, options) as ds:
+                yield ds
+        else:
+            with rasterio.DatasetReader(opened, driver=list(DRIVERS_REMOTE), sharing=False) as ds:
+                yield ds
+
+    def _read(self, ds: Any, window: Window) -> _Float:
+        if ds.count != 1:
+            raise ReadError(f"{self.url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
+        if ds.crs is None:
+            raise ReadError(f"{self.url} has no projection")
+        row, col = int(window.row_off), int(window.col_off)
+        height, width = int(window.height), int(window.width)
+        ratio = self._lattice_ratio(ds)
+        if ratio is not None:
+            return self._copy(ds, ratio, row, col, height, width)
+        return self._warp(ds, row, col, height, width)
 
     def _lattice_ratio(self, ds: Any) -> int | None:
         """Grid pixels per file pixel if the file's pixel borders all fall on the grid's, else None."""
@@ -197,6 +233,8 @@ class AssetReader:
         """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
         if "response code: 403" in reason:
             return isinstance(self.signer, NoSigner)  # a signature may just have expired
+        if isinstance(error, RemoteFileError):
+            return error.final
         final = ("response code: 404", "No such file", "not recognized")
         return isinstance(error, MemoryError) or any(words in reason for words in final)
 

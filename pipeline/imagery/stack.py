@@ -21,7 +21,7 @@ from pipeline.imagery.file_reader import AssetReader
 from pipeline.records.grid import geobox
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
-from pipeline.sources.hrefs import local_path
+from pipeline.sources.hrefs import AssetDoor, local_path
 from pipeline.sources.signing import signer_for
 
 REMOTE_READS = 8
@@ -30,15 +30,23 @@ REMOTE_READS = 8
 _Float = npt.NDArray[np.float32]
 
 
-def load(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window) -> _Float:
+def load(
+    scenes: Sequence[Scene],
+    names: Sequence[str],
+    grid: ZoneGrid,
+    window: Window,
+    door: AssetDoor | None = None,
+) -> _Float:
     """Digital numbers on a window's pixels: float32 [scene, band, h, w], NaN = nodata or outside the file.
+
+    ``door`` says what may be opened; without one, redirects stay on each href's own server.
 
     Raises:
         ReadError: A file cannot be read.
     """
     if not scenes:
         return np.empty((0, len(names), window.height, window.width), np.float32)
-    lazy = lazy_stack(scenes, names, grid, window)
+    lazy = lazy_stack(scenes, names, grid, window, door)
     # Local files are read one after the other: this code already runs in one of many worker processes.
     remote = any(local_path(scene.assets[name].href) is None for scene in scenes for name in names)
     scheduler = {"scheduler": "threads", "num_workers": REMOTE_READS} if remote else {"scheduler": "synchronous"}
@@ -54,7 +62,13 @@ def load(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: 
     return out
 
 
-def lazy_stack(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window) -> xr.DataArray:
+def lazy_stack(
+    scenes: Sequence[Scene],
+    names: Sequence[str],
+    grid: ZoneGrid,
+    window: Window,
+    door: AssetDoor | None = None,
+) -> xr.DataArray:
     """Files on a window's pixels, not read yet: dims (time, band, y, x); what the window does not touch is left out.
 
     Reflectance is interpolated bilinearly where files are coarser than the grid, classes by nearest neighbour.
@@ -83,7 +97,7 @@ def lazy_stack(scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, wi
         xy_coords=False,
         properties=False,
         band_coords=False,
-        reader=functools.partial(AssetReader, nodata=nodata, signer=signer_for(signers.pop())),
+        reader=functools.partial(AssetReader, nodata=nodata, signer=signer_for(signers.pop()), door=door),
     )
     return lazy
 

@@ -14,6 +14,7 @@ from pipeline.imagery.stack import load
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
 from pipeline.settings.run_file import CompositeConfig
+from pipeline.sources.hrefs import AssetDoor
 from pipeline.sources.radiometry import check_dark_pixels
 from spex_core.bands import SENTINEL2_BANDS
 
@@ -27,9 +28,12 @@ _Bool = npt.NDArray[np.bool_]
 class WindowReader:
     """Reads files of scenes for one window, remembers what failed and what the masks are."""
 
-    def __init__(self, grid: ZoneGrid, window: Window, composite: CompositeConfig) -> None:
+    def __init__(
+        self, grid: ZoneGrid, window: Window, composite: CompositeConfig, door: AssetDoor | None = None
+    ) -> None:
         self.grid = grid
         self.window = window
+        self._door = door
         self.shape = (window.height, window.width)
         self._mask_scl = composite.mask_scl
         # Growth is given in 10 m pixels; the grid may be coarser.
@@ -69,7 +73,7 @@ class WindowReader:
     def _remember_masks(self, scenes: Sequence[Scene]) -> None:
         halo, (height, width) = self._dilation_px, self.shape
         grown = Window(self.window.row - halo, self.window.col - halo, height + 2 * halo, width + 2 * halo)
-        for scene, scl in zip(scenes, load(scenes, [SCL], self.grid, grown)[:, 0], strict=True):
+        for scene, scl in zip(scenes, load(scenes, [SCL], self.grid, grown, self._door)[:, 0], strict=True):
             classes = np.nan_to_num(scl, nan=0.0).astype(np.uint8)
             seen = classes[halo : halo + height, halo : halo + width] != 0
             clear = clear_mask(classes, self._mask_scl, halo)
@@ -79,7 +83,7 @@ class WindowReader:
     def bands(self, scenes: Sequence[Scene], names: Sequence[str]) -> _Float | None:
         """Reflectance: float32 [scene, band, h, w], NaN = none. None if any is unreadable, which is remembered."""
         try:
-            values = load(scenes, names, self.grid, self.window)
+            values = load(scenes, names, self.grid, self.window, self._door)
         except ReadError as error:
             culprits = [(s, n) for s in scenes for n in names if str(error).startswith(f"{s.assets[n].href} ")]
             if not culprits:

@@ -30,6 +30,7 @@ from pipeline.outputs.report import Accuracy
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.records.result import RunResult
 from pipeline.settings.run_file import RunConfig
+from pipeline.sources.catalog import asset_door
 from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
@@ -145,6 +146,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
     """What the tasks of each zone need."""
     scenes = {scene.id: scene for scene in prepared.plan.scenes}
     clip = prepared.config.publish.clip
+    door = asset_door(prepared.config.source)
     return tuple(
         ZoneContext(
             grid=zone.grid,
@@ -153,6 +155,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
             area=prepared.region.zone_geometry(zone.grid.epsg) if clip else None,
             legend=prepared.legend,
             run_folder=store.folder.resolve(),
+            door=door,
         )
         for zone in prepared.plan.zones
     )

@@ -16,16 +16,16 @@ from typing import Any
 import pystac_client
 import shapely
 from pystac_client.conformance import ConformanceClasses
-from pystac_client.stac_api_io import StacApiIO
 
-from pipeline.errors import CatalogError, NoScenesError, SceneError, TooManyScenesError
+from pipeline.errors import CatalogError, HrefError, NoScenesError, SceneError, TooManyScenesError
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import hrefs, static_catalog
-from pipeline.sources.http import TIMEOUT_S, USER_AGENT, retry_policy, session
-from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_id, normalise_item
+from pipeline.sources.http import retry_policy, session
+from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_id, normalise_item, one_item
 from pipeline.sources.providers import PROVIDERS
+from pipeline.sources.stac_api import DoorStacIO
 from pipeline.sources.superseding import supersede
 
 PAGE_SIZE = 100
@@ -69,8 +69,33 @@ class ItemSearch:
     """Items that the catalog gave, before any check."""
     url: str
     collection: str | None
-    local: bool
-    """The catalog is on this machine and may name its files."""
+
+
+def catalog_url(source: SourceConfig) -> str:
+    """The address of the catalog: the run file's, or the provider's own.
+
+    Raises:
+        CatalogError: There is none, or it is malformed.
+    """
+    url = source.url or PROVIDERS[source.provider].url
+    if url is None:
+        raise CatalogError("source.url is needed for the generic provider: a STAC API or a catalog.json")
+    try:
+        hrefs.is_local_source(url)
+    except HrefError as error:
+        raise CatalogError(f"source.url: {error}") from error
+    return url
+
+
+def asset_door(source: SourceConfig) -> hrefs.AssetDoor:
+    """What the readers may open for a run: its schemes and roots, and the hosts that it names."""
+    url = catalog_url(source)
+    return hrefs.AssetDoor(
+        schemes=source.allowed_schemes,
+        roots=source.allowed_roots,
+        hosts=hrefs.named_hosts(url, source.allowed_roots),
+        local_source=hrefs.is_local_source(url),
+    )
 
 
 def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.date) -> ItemSearch:
@@ -86,21 +111,20 @@ def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.dat
         CatalogError: The catalog does not answer, or not with STAC.
     """
     defaults = PROVIDERS[source.provider]
-    url = source.url or defaults.url
-    if url is None:
-        raise CatalogError("source.url is needed for the generic provider: a STAC API or a catalog.json")
+    url = catalog_url(source)
+    door = hrefs.CatalogDoor(url, source.allowed_roots)
     collection = source.collection
     problems: list[tuple[str, str]] = []
-    with session() as http:
+    with session(door, retry_policy()) as http:
         root = static_catalog.read_document(url, http)
         if not isinstance(root, dict):
             raise CatalogError(f"{url} is not a STAC catalog")
         if _is_api(root):
             # A private mirror of a provider keeps the provider's collection id.
             collection = source.collection or defaults.collection
-            returned = list(_search_api(url, source, collection, region, start, end))
+            returned = list(_search_api(url, door, source, collection, region, start, end))
         else:
-            returned = [FoundItem(i, where) for i, where in static_catalog.walk(root, url, http, problems)]
+            returned = [FoundItem(i, where) for i, where in static_catalog.walk(root, url, http, door, problems)]
             # A static catalog may call its scenes anything; a collection called as the provider calls it is it.
             if collection is None and any(c.item.get("collection") == defaults.collection for c in returned):
                 collection = defaults.collection
@@ -112,7 +136,6 @@ def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.dat
         returned=len(returned),
         url=url,
         collection=collection,
-        local=hrefs.is_local_source(url),
     )
 
 
@@ -131,13 +154,14 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
         CatalogError: The catalog does not answer, or not with STAC.
     """
     search = find_items(source, region, start, end)
+    door = asset_door(source)
     problems = list(search.problems)
     usable: dict[int, Scene] = {}
     unusable: dict[int, str] = {}
     for candidate in search.items:
         try:
             usable[id(candidate.item)] = normalise_item(
-                candidate.item, source.provider, source=source, base=candidate.base, local_source=search.local
+                candidate.item, source.provider, source=source, base=candidate.base, door=door
             )
         except SceneError as error:
             unusable[id(candidate.item)] = str(error)
@@ -168,13 +192,14 @@ def _is_api(root: Mapping[str, Any]) -> bool:
 
 def _search_api(
     url: str,
+    door: hrefs.Door,
     source: SourceConfig,
     collection: str | None,
     region: Region,
     start: dt.date,
     end: dt.date,
 ) -> Iterator[FoundItem]:
-    stac_io = StacApiIO(max_retries=retry_policy(), timeout=TIMEOUT_S, headers={"User-Agent": USER_AGENT})
+    stac_io = DoorStacIO(door, retry_policy())
     seen: set[tuple[Any, Any]] = set()
     try:
         with warnings.catch_warnings():
@@ -259,10 +284,11 @@ def _recheck(
     for candidate in candidates:
         item = candidate.item
         try:
-            item_id(item)
-            day = item_datetime(item).date()
-            footprint = item_footprint(item)
-            cloud = item_cloud_cover(item)
+            with one_item(item):
+                item_id(item)
+                day = item_datetime(item).date()
+                footprint = item_footprint(item)
+                cloud = item_cloud_cover(item)
         except SceneError as error:
             problems.append((str(item.get("id"))[:256], str(error)))
             continue

@@ -6,10 +6,11 @@ Projection 1.x (``proj:epsg``) and 2.0 (``proj:code``, STAC 1.1) are read alike,
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ def normalise_item(
     source: SourceConfig | None = None,
     base: str | None = None,
     local_source: bool = True,
+    door: hrefs.AssetDoor | None = None,
 ) -> Scene:
     """Reads one item.
 
@@ -44,12 +46,39 @@ def normalise_item(
         provider: Whose radiometry applies.
         source: Allowed schemes and roots of asset hrefs; default: those of a default ``SourceConfig``.
         base: URL or path of the document that holds the item; relative hrefs are resolved against it.
-        local_source: Whether the item comes from this machine and may name its files.
+        local_source: Whether the item comes from this machine and may name its files and servers.
+        door: What may be opened, in place of ``source``'s limits and ``local_source``.
 
     Raises:
         SceneError: The item is malformed, lacks bands, a grid or a radiometric decision, or has a refused href.
     """
     source = source or SourceConfig.model_validate({})
+    if door is None:
+        hosts = hrefs.named_hosts(source.url or "", source.allowed_roots)
+        if local_source:
+            hosts += ("localhost",)
+        door = hrefs.AssetDoor(source.allowed_schemes, source.allowed_roots, hosts, local_source)
+    with one_item(item):
+        return _scene(item, provider, source, base, door)
+
+
+@contextlib.contextmanager
+def one_item(item: Mapping[str, Any]) -> Iterator[None]:
+    """Whatever a malformed item makes Python raise is that item's fault, and nobody else's.
+
+    Raises:
+        SceneError: In place of an error of arithmetic, of types or of look-ups.
+    """
+    try:
+        yield
+    except (ArithmeticError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise SceneError(f"{str(item.get('id'))[:MAX_ID_CHARS]}: the item is malformed ({reason})") from error
+
+
+def _scene(
+    item: Mapping[str, Any], provider: Provider, source: SourceConfig, base: str | None, door: hrefs.AssetDoor
+) -> Scene:
     identifier = item_id(item)
     item_properties(item)
     found, missing = find_assets(_mapping(item, "assets"), source.bands)
@@ -58,16 +87,9 @@ def normalise_item(
         raise SceneError(f"{identifier}: no asset for {', '.join(missing)}{mend}")
     calibrations, radiometry = calibrate(provider, item, {name: asset for name, (_, asset) in found.items()})
     epsg = item_epsg(item, [asset for _, asset in found.values()])
-    self_href = link_href(item, "self")
     assets: dict[str, SceneAsset] = {}
     for name, (key, asset) in found.items():
-        href = hrefs.checked(
-            asset["href"] if base is None else hrefs.resolve(asset["href"], base),
-            schemes=source.allowed_schemes,
-            roots=source.allowed_roots,
-            local_source=local_source,
-            what=f"{identifier}, asset {key}",
-        )
+        href = asset_href(identifier, key, asset["href"], base, door)
         calibration = calibrations[name]
         grid_shape, transform = native_grid(item, asset)
         assets[name] = SceneAsset(
@@ -91,8 +113,22 @@ def normalise_item(
         footprint=json.loads(shapely.to_geojson(footprint)),
         assets=assets,
         radiometry=radiometry,
-        self_href=self_href,
+        self_href=hrefs.item_link(link_href(item, "self"), base),
     )
+
+
+def asset_href(identifier: str, key: str, href: str, base: str | None, door: hrefs.AssetDoor) -> str:
+    """The address of an asset as it is opened: a URL, or the absolute path of a local file.
+
+    Raises:
+        SceneError: The door does not let it pass; the message names item and asset.
+    """
+    what = f"{identifier}, asset {key[:60]}"
+    try:
+        absolute = href if base is None else hrefs.resolve(href, base)
+    except SceneError as error:
+        raise SceneError(f"{what}: {error}") from error
+    return door.checked(absolute, what)
 
 
 def item_id(item: Mapping[str, Any]) -> str:
@@ -145,7 +181,7 @@ def item_datetime(item: Mapping[str, Any]) -> dt.datetime:
     value = properties.get("datetime") or properties.get("start_datetime")
     try:
         return parse_datetime(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SceneError(f"{item_id(item)}: datetime {value!r} is not a time") from error
 
 
@@ -174,7 +210,7 @@ def item_footprint(item: Mapping[str, Any]) -> BaseGeometry:
         try:
             values = [float(v) for v in bbox]  # type: ignore[union-attr]
             west, south, east, north = values if len(values) == 4 else (values[0], values[1], values[3], values[4])
-        except (TypeError, ValueError, IndexError) as error:
+        except (TypeError, ValueError, IndexError, OverflowError) as error:
             raise SceneError(f"{item_id(item)}: neither geometry nor bbox is usable") from error
         if not all(math.isfinite(v) for v in (west, south, east, north)) or south >= north or west == east:
             raise SceneError(f"{item_id(item)}: bbox {bbox} is empty or not finite")
@@ -235,7 +271,7 @@ def native_grid(
     try:
         rows, columns = (int(v) for v in grid_shape)  # type: ignore[union-attr]
         numbers = tuple(float(v) for v in transform)[:6]  # type: ignore[union-attr]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # a JSON number may be infinite
         return None, None
     usable = len(numbers) == 6 and all(math.isfinite(v) for v in numbers) and numbers[0] > 0.0 and numbers[4] < 0.0
     return ((rows, columns), numbers) if usable and rows > 0 and columns > 0 else (None, None)

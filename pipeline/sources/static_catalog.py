@@ -7,11 +7,10 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
-from pipeline.errors import CatalogError
+from pipeline.errors import CatalogError, HrefError, NoCatalogError
 from pipeline.sources import hrefs
 from pipeline.sources.http import MAX_DOCUMENT_BYTES, get_json
 
@@ -23,25 +22,41 @@ def read_document(location: str, http: requests.Session) -> Any:
     """One JSON document from a URL, a ``file:`` URL or a path.
 
     Raises:
-        CatalogError: It cannot be read or is not JSON.
+        NoCatalogError: There is nothing at that place.
+        CatalogError: It cannot be read, may not be read, or is not JSON.
     """
-    path = hrefs.local_path(location)
+    name = hrefs.shown(location).strip("'\"")
     try:
+        path = hrefs.local_path(location)
         if path is None:
             return get_json(http, location)
+        if path.exists() and not path.is_file():
+            raise NoCatalogError(f"{name} is not a file: source.url is the address of a catalog.json or of a STAC API")
         if path.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise CatalogError(f"{location} is longer than {MAX_DOCUMENT_BYTES >> 20} MiB")
+            raise CatalogError(f"{name} is longer than {MAX_DOCUMENT_BYTES >> 20} MiB")
         return json.loads(Path(path).read_text(encoding="utf-8"))
+    except requests.HTTPError as error:
+        status = error.response.status_code
+        text = f"{name} cannot be read: HTTP {status}"
+        if status in (404, 410):
+            raise NoCatalogError(f"{text}, there is nothing at that address; check source.url") from None
+        if status in (401, 403):
+            text += ", access is refused; check source.url and its user and password"
+        raise CatalogError(text) from None
     except requests.RequestException as error:
-        raise CatalogError(f"{location} cannot be read: {error}") from error
+        raise CatalogError(f"{name} cannot be read: {error}") from error
+    except HrefError as error:
+        raise CatalogError(f"{name} may not be read: {error}") from error
+    except FileNotFoundError:
+        raise NoCatalogError(f"{name} cannot be read: there is no such file; check source.url") from None
     except OSError as error:
-        raise CatalogError(f"{location} cannot be read: {error.strerror or error}") from error
+        raise CatalogError(f"{name} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise CatalogError(f"{location} is not JSON: {error}") from error
+        raise CatalogError(f"{name} is not JSON: {error}") from error
 
 
 def walk(
-    root: Any, location: str, http: requests.Session, problems: list[tuple[str, str]]
+    root: Any, location: str, http: requests.Session, door: hrefs.Door, problems: list[tuple[str, str]]
 ) -> Iterator[tuple[dict[str, Any], str]]:
     """Yields every item below a catalog, collection, item collection or item, with the location it was read from.
 
@@ -49,6 +64,7 @@ def walk(
         root: The document at ``location``.
         location: Its URL or path; links are resolved against it.
         http: Session for remote documents.
+        door: What the session may open; links that it does not let pass are told and not followed.
         problems: (location, reason) is appended for every document that could not be used.
 
     Raises:
@@ -72,7 +88,7 @@ def walk(
         elif document.get("type") == "FeatureCollection":
             features = document.get("features")
             yield from ((f, where) for f in (features if isinstance(features, list) else ()) if isinstance(f, dict))
-        for target in _links(document, where, problems):
+        for target in _links(document, where, door, problems):
             if target not in seen:
                 seen.add(target)
                 if len(seen) > MAX_DOCUMENTS:
@@ -80,7 +96,7 @@ def walk(
                 queue.append((None, target))
 
 
-def _links(document: dict[str, Any], where: str, problems: list[tuple[str, str]]) -> Iterator[str]:
+def _links(document: dict[str, Any], where: str, door: hrefs.Door, problems: list[tuple[str, str]]) -> Iterator[str]:
     followed = {"Feature": (), "FeatureCollection": ("next",)}.get(
         str(document.get("type")), ("child", "item", "items")
     )
@@ -91,11 +107,13 @@ def _links(document: dict[str, Any], where: str, problems: list[tuple[str, str]]
         href = link.get("href")
         if not isinstance(href, str) or not href:
             continue
-        target = hrefs.resolve(href, where)
-        local = hrefs.local_path(target) is not None
-        if local and hrefs.local_path(where) is None:
-            problems.append((where, f"{where} is remote and links the local file {href[:200]!r}; not followed"))
-        elif not local and urlsplit(target).scheme.lower() not in ("http", "https"):
-            problems.append((where, f"link {href[:200]!r} of {where} is neither http nor a file; not followed"))
+        try:
+            target = hrefs.resolve(href, where)
+            if hrefs.local_path(target) is None:
+                door.check(target)
+            elif hrefs.local_path(where) is None:
+                raise HrefError(f"a remote catalog links the local file {hrefs.shown(href)}")
+        except HrefError as error:
+            problems.append((where, f"a {link['rel']} link of {hrefs.shown(where)} is not followed: {error}"))
         else:
             yield target

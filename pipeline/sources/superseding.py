@@ -78,6 +78,6 @@ def _newness(item: Mapping[str, Any]) -> tuple[tuple[int, int], dt.datetime, str
         try:
             created = parse_datetime(properties[key])
             break
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             continue
     return processing_baseline(item) or (0, 0), created, item_id(item)

@@ -26,8 +26,8 @@ from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.region import Region
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import hrefs
-from pipeline.sources.catalog import find_items, what_was_searched
-from pipeline.sources.items import item_datetime, item_footprint, item_id, item_properties
+from pipeline.sources.catalog import asset_door, find_items, what_was_searched
+from pipeline.sources.items import asset_href, item_datetime, item_footprint, item_id, item_properties, one_item
 from pipeline.sources.signing import signer_for
 from pipeline.spie.config import LabelConfig, LabelProvider
 from spex_core.legend import Legend
@@ -116,6 +116,8 @@ class LabelSource:
     provider: LabelProvider
     unlabelled: int
     """Code of pixels without a class: the legend's nodata."""
+    door: hrefs.AssetDoor | None = None
+    """What may be opened; None: each file's own server."""
 
     def read(self, grid: ZoneGrid, window: Window) -> tuple[Codes, tuple[LabelFile, ...]]:
         """Legend codes of a window: a later (older) file fills what newer ones leave unlabelled.
@@ -154,6 +156,7 @@ class LabelSource:
             scale_offset=(1, 0),
             nodata={file.href: self.nodata},
             signer=signer_for(self.provider),
+            door=self.door,
         )
         return reader.read(RasterWindow(0, 0, window.width, window.height))
 
@@ -199,19 +202,13 @@ def find_labels(config: LabelConfig, legend: Legend, region: Region) -> LabelSou
     product = PRODUCTS.get(config.provider)
     asset = config.asset or (product.asset if product else "")
     codes = config.codes if config.codes is not None or product is None else _fitting(product.codes, legend)
-    source = SourceConfig(
-        provider="generic",
-        url=config.url or (product.url if product else None),
-        collection=config.collection or (product.collection if product else None),
-        max_cloud_cover=100.0,
-        allowed_schemes=config.allowed_schemes,
-        allowed_roots=config.allowed_roots,
-    )
+    source = label_catalog(config)
+    door = asset_door(source)
     search = find_items(source, region, config.start, config.end)
     files, problems = [], [f"{where}: {reason}" for where, reason in search.problems]
     for found in search.items:
         try:
-            files.append(_label_file(found.item, found.base, asset, source, search.local))
+            files.append(_label_file(found.item, found.base, asset, door))
         except SceneError as error:
             problems.append(str(error))
     table = code_table(codes, legend, "labels.codes")
@@ -233,6 +230,20 @@ def find_labels(config: LabelConfig, legend: Legend, region: Region) -> LabelSou
         nodata=_nodata(config, product, table),
         provider=config.provider,
         unlabelled=legend.nodata,
+        door=door,
+    )
+
+
+def label_catalog(config: LabelConfig) -> SourceConfig:
+    """Where the labels are searched, and what may be opened there."""
+    product = PRODUCTS.get(config.provider)
+    return SourceConfig(
+        provider="generic",
+        url=config.url or (product.url if product else None),
+        collection=config.collection or (product.collection if product else None),
+        max_cloud_cover=100.0,
+        allowed_schemes=config.allowed_schemes,
+        allowed_roots=config.allowed_roots,
     )
 
 
@@ -256,24 +267,19 @@ def _descending(date: str) -> tuple[int, ...]:
     return tuple(-int(part) for part in date.split("-"))
 
 
-def _label_file(item: Mapping[str, Any], base: str, key: str, source: SourceConfig, local: bool) -> LabelFile:
+def _label_file(item: Mapping[str, Any], base: str, key: str, door: hrefs.AssetDoor) -> LabelFile:
     identifier = item_id(item)
-    assets = item.get("assets")
-    asset = assets.get(key) if isinstance(assets, Mapping) else None
-    href = asset.get("href") if isinstance(asset, Mapping) else None
-    if not isinstance(href, str) or not href:
-        raise SceneError(f"{identifier}: no asset {key!r}")
-    licence = item_properties(item).get("license")
-    return LabelFile(
-        id=identifier,
-        href=hrefs.checked(
-            hrefs.resolve(href, base),
-            schemes=source.allowed_schemes,
-            roots=source.allowed_roots,
-            local_source=local,
-            what=f"{identifier}, asset {key}",
-        ),
-        footprint=item_footprint(item),
-        date=item_datetime(item).date().isoformat(),
-        licence=licence if isinstance(licence, str) and licence.isprintable() else "",
-    )
+    with one_item(item):
+        assets = item.get("assets")
+        asset = assets.get(key) if isinstance(assets, Mapping) else None
+        href = asset.get("href") if isinstance(asset, Mapping) else None
+        if not isinstance(href, str) or not href:
+            raise SceneError(f"{identifier}: no asset {key!r}")
+        licence = item_properties(item).get("license")
+        return LabelFile(
+            id=identifier,
+            href=asset_href(identifier, key, href, base, door),
+            footprint=item_footprint(item),
+            date=item_datetime(item).date().isoformat(),
+            licence=licence if isinstance(licence, str) and licence.isprintable() else "",
+        )

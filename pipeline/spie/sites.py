@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from rasterio.windows import Window as RasterWindow
 
 from pipeline.errors import BadInputError, ReadError
 from pipeline.imagery.composite import read_composite
-from pipeline.imagery.gdal_settings import DRIVERS_LOCAL, gdal_options
+from pipeline.imagery.gdal_settings import gdal_options
+from pipeline.imagery.raster_formats import opened_local
 from pipeline.planning.estimate import footprint
 from pipeline.records.grid import (
     geobox,
@@ -37,6 +38,7 @@ from pipeline.records.grid import (
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import CompositeConfig
+from pipeline.sources.hrefs import AssetDoor
 from pipeline.spie.config import AreaConfig, ChipConfig, LocalConfig
 from pipeline.spie.labels import Codes, LabelFile, LabelSource
 from pipeline.spie.sampling import Place
@@ -109,8 +111,10 @@ class AreaSite:
         composite: CompositeConfig,
         chips: ChipConfig,
         licence: str,
+        door: AssetDoor | None = None,
     ) -> None:
         self._area, self._part, self._composite, self._chips = area, part, composite, chips
+        self._door = door
         self.grid = zone_grid(part, epsg, chips.resolution_m)
         self.scenes = scenes
         self.labels = labels
@@ -151,7 +155,7 @@ class AreaSite:
 
     def read_imagery(self, window: Window) -> Imagery:
         """See :meth:`Site.read_imagery`: the composite of a run over the same scenes."""
-        composite = read_composite(self.scenes, self.grid, window, self._composite)
+        composite = read_composite(self.scenes, self.grid, window, self._composite, self._door)
         if composite.unread and not composite.valid_count.any():
             raise ReadError("; ".join(composite.problems))
         return Imagery(
@@ -213,7 +217,7 @@ class LocalSite:
 
     def _read(self, numbers: list[int], window: Window) -> npt.NDArray[np.float32]:
         try:
-            with rasterio.Env(**gdal_options(str(self.path))), _opened(self.path) as ds:
+            with rasterio.Env(**gdal_options(str(self.path))), opened_local(self.path) as ds:
                 area = RasterWindow(window.col, window.row, window.width, window.height)
                 raw = ds.read(numbers, window=area)
                 masks = ds.read_masks(numbers, window=area)
@@ -241,10 +245,6 @@ def local_label_file(label: Path, grid: ZoneGrid, pair: LocalConfig) -> LabelFil
     return LabelFile(label.name, str(label), outline, date, pair.licence)
 
 
-def _opened(path: Path) -> Any:
-    return rasterio.DatasetReader(str(path), driver=list(DRIVERS_LOCAL), sharing=False)
-
-
 def image_grid(path: Path, pair: LocalConfig) -> ZoneGrid:
     """The pixel grid of a local image.
 
@@ -252,9 +252,9 @@ def image_grid(path: Path, pair: LocalConfig) -> ZoneGrid:
         BadInputError: Not readable, not in metres of an EPSG system, not north-up, or of another number of bands.
     """
     try:
-        with rasterio.Env(**gdal_options(str(path))), _opened(path) as ds:
+        with rasterio.Env(**gdal_options(str(path))), opened_local(path) as ds:
             transform, crs, count, shape = ds.transform, ds.crs, ds.count, ds.shape
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, ReadError) as error:
         raise BadInputError(f"image {path} cannot be read: {error}") from None
     epsg = crs.to_epsg() if crs is not None and crs.is_projected and crs.linear_units_factor[1] == 1.0 else None
     if epsg is None:

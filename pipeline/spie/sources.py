@@ -9,6 +9,7 @@ import glob
 import json
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from pipeline.errors import BadInputError, StoreError
 from pipeline.machine.atomic_files import write_json
 from pipeline.records.region import Region, read_region
 from pipeline.records.scene import Scene
-from pipeline.sources.catalog import find_scenes
+from pipeline.sources.catalog import asset_door, find_scenes
 from pipeline.spie.config import AreaConfig, LocalConfig, SpieConfig
-from pipeline.spie.labels import LabelFile, LabelSource, code_table, find_labels, unused_code
+from pipeline.spie.labels import LabelFile, LabelSource, code_table, find_labels, label_catalog, unused_code
 from pipeline.spie.sites import AreaSite, LocalSite, Site, image_grid, local_label_file
 from spex_core.legend import Legend
 
@@ -100,12 +101,14 @@ def _area_sites(config: SpieConfig, legend: Legend, frozen: Path) -> Iterator[Si
         write_json(frozen, [_to_json(scenes, labels) for scenes, labels in found])
     public = SENTINEL2_LICENCE if config.source.url is None else UNSPECIFIED
     licence = config.imagery_licence or public
+    door, label_door = asset_door(config.source), asset_door(label_catalog(config.labels))
     for area, region, (scenes, labels) in zip(config.areas, regions, found, strict=True):
+        labels = replace(labels, door=label_door)
         for epsg in sorted(region.utm_epsgs()):
             part = region.zone_geometry(epsg)
             here = tuple(s for s in scenes if shapely.from_geojson(json.dumps(s.footprint)).intersects(part))
             if here:
-                yield AreaSite(area, part, epsg, here, labels, config.composite, config.chips, licence)
+                yield AreaSite(area, part, epsg, here, labels, config.composite, config.chips, licence, door)
 
 
 def _search(
