@@ -38,6 +38,8 @@ share their scenes, and each would spend the same patience on the same dead file
 WARP_CELL_PX = 256
 """Warped reads are made in cells of a lattice fixed to the projection's origin. GDAL approximates coordinate
 transformations along each piece it warps, so only equal pieces give equal pixels."""
+MAX_BLOCK_PX = 128 * 1024 * 1024
+"""Largest tile or strip that is read, more than a whole untiled granule. A small file may promise a huge one."""
 _LATTICE_TOLERANCE_PX = 1e-3
 _Float = npt.NDArray[np.float32]
 _given_up: dict[str, tuple[float, str]] = {}
@@ -140,6 +142,12 @@ class AssetReader:
             raise ReadError(f"{self.url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
         if ds.crs is None:
             raise ReadError(f"{self.url} has no projection")
+        block_rows, block_cols = ds.block_shapes[0]
+        if block_rows * block_cols > MAX_BLOCK_PX:
+            raise ReadError(
+                f"{self.url} is stored in pieces of {block_rows} × {block_cols} px, which are only read whole; "
+                "give it tiles (rio cogeo create)"
+            )
         row, col = int(window.row_off), int(window.col_off)
         height, width = int(window.height), int(window.width)
         ratio = self._lattice_ratio(ds)

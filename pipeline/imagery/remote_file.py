@@ -11,9 +11,9 @@ import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 from uuid import uuid4
 
 import rasterio
@@ -47,8 +47,8 @@ class RemoteFileError(Exception):
 
 
 @functools.lru_cache(maxsize=16)
-def _session(door: Hashable) -> requests.Session:
-    http = session(cast(Door, door), Retry(0, redirect=False))
+def _session(door: Door) -> requests.Session:
+    http = session(door, Retry(0, redirect=False))
     http.headers["Accept-Encoding"] = "identity"
     return http
 
@@ -157,7 +157,7 @@ class RemoteFile:
         body, began = bytearray(), time.monotonic()
         for chunk in response.iter_content(1 << 16):
             body += chunk
-            if len(body) >= wanted:
+            if len(body) > wanted:  # to the end otherwise, so that the connection can be used again
                 break
             if time.monotonic() - began > self._whole_s:
                 raise RemoteFileError(f"it is still coming after {self._whole_s:.0f} s")

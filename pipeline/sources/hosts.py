@@ -11,6 +11,7 @@ from pipeline.errors import HrefError
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_-])?")
 _LOOPBACK_NAMES = ("localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback")
 _PRIVATE_ENDINGS = (".localhost", ".localdomain", ".local", ".internal", ".intranet", ".lan", ".home.arpa")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _METADATA = frozenset({ipaddress.ip_address("168.63.129.16"), ipaddress.ip_address("192.0.0.192")})
 """Services of clouds to their own machines at addresses that are public by their number (Azure, Oracle)."""
 _NAT64 = tuple(ipaddress.ip_network(text) for text in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96"))
@@ -35,6 +36,19 @@ def host_name(parts: SplitResult) -> str:
     if last.isdigit() or re.fullmatch(r"0x[0-9a-f]*", last):
         raise HrefError(f"{host[:100]!r} is not an IP address in its plain spelling")
     return host
+
+
+def port_number(parts: SplitResult) -> int | None:
+    """The port of a URL, its scheme's own where it has none."""
+    return parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme.lower())
+
+
+def same_server(one: SplitResult, other: SplitResult) -> bool:
+    """True if a URL is on the server of another: scheme, host and port agree, or only encryption is added."""
+    if host_name(one) != host_name(other):
+        return False
+    same = one.scheme.lower() == other.scheme.lower() and port_number(one) == port_number(other)
+    return same or (other.scheme.lower() == "http" and one.scheme.lower() == "https" and port_number(one) == 443)
 
 
 def is_this_machine(host: str) -> bool:

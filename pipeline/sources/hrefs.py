@@ -16,7 +16,14 @@ from typing import Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from pipeline.errors import HrefError
-from pipeline.sources.hosts import host_name, is_public_address, is_public_name, is_this_machine
+from pipeline.sources.hosts import (
+    host_name,
+    is_public_address,
+    is_public_name,
+    is_this_machine,
+    port_number,
+    same_server,
+)
 
 WEB_SCHEMES = ("http", "https")
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -32,11 +39,14 @@ _GDAL_PREFIX = re.compile(
     r"|sparse|crypt|cached|fsspec|pyopener|riopener\w*)(_streaming)?(/|$)",
     re.IGNORECASE,
 )
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Door(Protocol):
-    """What may be opened on somebody's behalf. Small and picklable: it travels to the readers."""
+    """What may be opened on somebody's behalf. A value: small, equal by its members, picklable for the readers."""
+
+    def __hash__(self) -> int:
+        """Doors that let the same pass share their connections."""
+        ...
 
     def check(self, url: str) -> None:
         """Lets one web request pass, the first or a redirect's.
@@ -98,12 +108,12 @@ class CatalogDoor:
     def check(self, url: str) -> None:
         """See :class:`Door`."""
         target = _web(url)
-        if local_path(self.catalog) is None and _same_server(target, _split(self.catalog)):
+        if local_path(self.catalog) is None and same_server(target, _split(self.catalog)):
             return
         if any(_under(url, root) for root in self.roots if local_path(root) is None):
             return
         raise HrefError(
-            f"{shown(url)} is not on the server of the catalog; if it is meant, put its address into "
+            f"{shown(url)} is on another server than {shown(self.catalog)}; if it is meant, put its address into "
             "source.allowed_roots"
         )
 
@@ -371,23 +381,12 @@ def _check_address(host: str, address: str, hosts: Collection[str]) -> None:
         )
 
 
-def _port(parts: SplitResult) -> int | None:
-    return parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme.lower())
-
-
-def _same_server(one: SplitResult, other: SplitResult) -> bool:
-    if host_name(one) != host_name(other):
-        return False
-    same = one.scheme.lower() == other.scheme.lower() and _port(one) == _port(other)
-    return same or (other.scheme.lower() == "http" and one.scheme.lower() == "https" and _port(one) == 443)
-
-
 def _under(url: str, root: str) -> bool:
     a, b = _split(url), _split(root)
     if a.scheme.lower() != b.scheme.lower() or a.netloc.rpartition("@")[0]:
         return False
     if a.scheme.lower() in WEB_SCHEMES:
-        if host_name(a) != host_name(b) or _port(a) != _port(b):
+        if host_name(a) != host_name(b) or port_number(a) != port_number(b):
             return False
     elif a.netloc != b.netloc:
         return False

@@ -287,6 +287,18 @@ def test_damaged_and_foreign_files_are_refused_by_name(tmp_path: Path) -> None:
         read(tmp_path / "two.tif", grid(4, 4))
 
 
+def test_a_small_file_of_one_huge_piece_is_refused_by_name(tmp_path: Path) -> None:
+    with rasterio.open(
+        tmp_path / "b.tif", "w", driver="GTiff", width=50_000, height=50_000, count=1, dtype="uint8", crs=EPSG,
+        transform=grid(4, 4).transform, tiled=True, blockxsize=32768, blockysize=32768, compress="deflate",
+        sparse_ok=True,
+    ):  # fmt: skip
+        pass
+    assert (tmp_path / "b.tif").stat().st_size < 10_000
+    with pytest.raises(ReadError, match=r"b\.tif is stored in pieces of 32768 × 32768 px"):
+        read(tmp_path / "b.tif", grid(4, 4))
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_remote_file_may_not_pull_in_others(tmp_path: Path) -> None:
     """A VRT over HTTP could name any local file."""

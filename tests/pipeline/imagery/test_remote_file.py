@@ -18,11 +18,16 @@ from rasterio.windows import Window
 import pipeline.imagery.file_reader as file_reader
 import pipeline.imagery.remote_file as remote_file
 from pipeline.errors import ReadError
+from pipeline.imagery.composite import read_composite
 from pipeline.imagery.file_reader import AssetReader
+from pipeline.records.plan import Window as PlanWindow
+from pipeline.records.plan import ZoneGrid
+from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor, checked, resolve
+from pipeline.sources.items import normalise_item
 from tests.pipeline.imagery.test_file_reader import grid, noise, reader
 from tests.pipeline.loopback_server import Request, Response, file_answer, serve
-from tests.pipeline.tiny_scenes import EPSG, LEFT, TOP, write_raster
+from tests.pipeline.tiny_scenes import EPSG, LEFT, TOP, write_raster, write_scene
 
 VALUES = noise(128, 128)
 ANY_LOCAL = AssetDoor(("http", "https"), (), ("127.0.0.1",), False)
@@ -309,3 +314,17 @@ def test_many_threads_read_many_files_at_once(folder: Path) -> None:
         assert wrong == []
         heads = [r for r in server.requests if r.headers["Range"] == f"bytes=0-{remote_file.HEAD_BYTES - 1}"]
         assert len(heads) <= 16, "a file's head is remembered"
+
+
+def test_the_door_of_a_run_reaches_its_readers(folder: Path) -> None:
+    """From the composite down: the same scene with and without the roots that hold its redirect's target."""
+    with serve(lambda r: file_answer(folder, r)) as other, serve(lambda r: redirect(other.url + r.path)) as server:
+        item = write_scene(folder, "S2A_T30UXB_01", href_prefix=server.url)
+        scene = normalise_item(item, "planetary-computer")
+        for door, clear in ((roots(f"{server.url}/"), 0), (roots(f"{server.url}/", f"{other.url}/"), 64)):
+            file_reader._given_up.clear()
+            zone = ZoneGrid(EPSG, LEFT, TOP, 10.0, 8, 8)
+            found = read_composite([scene], zone, PlanWindow(0, 0, 8, 8), CompositeConfig(), door)
+            assert found.valid_count.sum() == clear
+            assert ("refused" in "".join(found.problems)) == (clear == 0)
+            assert bool(other.requests) == (clear > 0)

@@ -52,7 +52,7 @@ def test_a_catalog_is_not_redirected_to_another_server(status: int) -> None:
     with serve(lambda _: json_response(item(1))) as other:
         with (
             serve(lambda _: redirect(f"{other.url}/item.json", status)) as server,
-            pytest.raises(CatalogError, match="not on the server of the catalog"),
+            pytest.raises(CatalogError, match="on another server than"),
         ):
             search(f"{server.url}/catalog.json")
         assert other.requests == []
@@ -140,7 +140,7 @@ def test_an_api_does_not_lead_to_another_server(member: str) -> None:
     with serve(Api([item(3)])) as other:
         with (
             serve(ElsewhereApi([item(1), item(2)], other.url, member)) as server,
-            pytest.raises(CatalogError, match="not on the server of the catalog"),
+            pytest.raises(CatalogError, match="on another server than"),
         ):
             search(server.url)
         assert other.requests == []
