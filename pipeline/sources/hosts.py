@@ -28,7 +28,10 @@ def host_name(parts: SplitResult) -> str:
             hexadecimal mean different hosts to different programs, and letters beyond ASCII may look like others.
     """
     host = (parts.hostname or "").removesuffix(".").lower()
-    if not host or _address(host) is not None:
+    address = _address(host)
+    if "[" in parts.netloc and not isinstance(address, ipaddress.IPv6Address):
+        raise HrefError(f"{host[:100]!r} is not an IPv6 address")
+    if not host or address is not None:
         return host
     if not _NAME.fullmatch(host) or ".." in host:
         raise HrefError(f"{host[:100]!r} is not the name of a host")

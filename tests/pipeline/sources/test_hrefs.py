@@ -86,6 +86,8 @@ GDAL_NAMES = [
     "https://a.example@b.example/x.tif",
     "https://[::1/x.tif",
     "https://a.example:99999/x.tif",
+    "https://[v1.example]/x.tif",
+    "https://[127.0.0.1]/x.tif",
     "https://a.example:port/x.tif",
     "https:///x.tif",
     "https://a..example/x.tif",
