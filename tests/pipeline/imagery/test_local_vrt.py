@@ -12,6 +12,7 @@ import rasterio.shutil
 from rasterio.windows import Window
 
 from pipeline.errors import ReadError
+from pipeline.imagery.file_reader import AssetReader
 from pipeline.sources.hrefs import AssetDoor
 from tests.pipeline.imagery.test_file_reader import grid, noise, reader
 from tests.pipeline.loopback_server import file_answer, serve
@@ -45,7 +46,7 @@ def vrt(source: str, band: int = 2, attributes: str = 'relativeToVRT="1"', kind:
 
 
 def read(path: Path, roots: tuple[str, ...] | None = None) -> Any:
-    made = reader(path, grid(32, 32))
+    made: AssetReader = reader(path, grid(32, 32))
     made.door = None if roots is None else AssetDoor(("file",), roots, (), True)
     return made.read(Window(0, 0, 32, 32))
 
