@@ -1,14 +1,13 @@
-"""A lock between processes of one machine, held by the kernel: it cannot outlive the process that holds it."""
+"""One scheduled job at a time: the lock of :mod:`pipeline.machine.lock`, in the words of a scheduler."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.machine import lock
 from spex_core.errors import SpexError
 
 
@@ -18,25 +17,15 @@ class AlreadyRunningError(SpexError):
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds an exclusive ``flock`` on a file for the length of a ``with`` block; never waits.
-
-    The file stays when the lock is released: removing it would let two processes lock two files of one name.
+    """Holds a lock file for the length of a ``with`` block; never waits.
 
     Raises:
         AlreadyRunningError: Held by another process; the message says by which and since when.
+        OSError: The file cannot be made, or what lies there is none of ours.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "unknown process"
-            raise AlreadyRunningError(f"already running ({holder}; lock {path}): nothing was started") from None
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} since {now}\n".encode(), 0)
+        held = lock.take(path, who=f"process {os.getpid()}")
+    except lock.LockedError as error:
+        raise AlreadyRunningError(f"already running ({error.holder}; lock {path}): nothing was started") from None
+    with held:
         yield
-        os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)

@@ -1,1 +1,1 @@
-"""The machine underneath: files that appear whole, memory, progress."""
+"""The machine underneath: files that appear whole and are ours, the lock, memory, progress."""

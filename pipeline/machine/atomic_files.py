@@ -1,16 +1,18 @@
-"""A file under its final name is complete (DESIGN rule 4): written beside it first, then renamed."""
+"""A file under its final name is complete (DESIGN rule 4): written beside it first, flushed, then renamed.
+
+The rename and its flushing are those of :mod:`spex_core.durable_files`; here errors become the engine's.
+"""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
+from spex_core import durable_files
 
 
 @contextmanager
@@ -21,21 +23,22 @@ def replacing(path: Path) -> Iterator[Path]:
         OutputError: The folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
+        with durable_files.replacing(path) as temporary:
             yield temporary
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
-            _flush(temporary)  # renamed before its content is on disk, a power cut would leave an empty file
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error.strerror or error}; check the disk and its rights"
         ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,8 +47,7 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: The folder cannot be written.
     """
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -55,17 +57,3 @@ def write_json(path: Path, data: Any) -> None:
         OutputError: The folder cannot be written.
     """
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -6,7 +6,6 @@ cut off by the next writer. Repeated records are harmless: the last word on a bl
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -16,6 +15,8 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pipeline.errors import StoreError
+from pipeline.machine import lock
+from spex_core.durable_files import flush_folder, make_folder, open_own
 
 BlockKey = tuple[int, int]
 """EPSG code of the zone, index of the block in the zone."""
@@ -154,14 +155,15 @@ class JournalWriter:
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: BinaryIO = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (closed by close())
+            make_folder(self._path.parent)
+            self._file: BinaryIO = open_own(self._path, "a+b", buffering=0)
+            flush_folder(self._path.parent)
         except OSError as error:
             raise StoreError(f"journal {path} cannot be opened: {error}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel drops it when the process dies
+            lock.hold(self._file, self._path)
             _cut_torn_line(self._file)
-        except BlockingIOError as error:
+        except lock.LockedError as error:
             self._file.close()
             raise StoreError(f"another process is running {self._path.parent}; wait for it or end it") from error
         except OSError as error:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +27,13 @@ from zarr.codecs import ZstdCodec
 from zarr.errors import BaseZarrError
 
 from pipeline.errors import OutputError, StoreError
+from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.predict.stitch import CONFIDENCE_NODATA, BlockLayers
 from pipeline.records.grid import grid_window, intersection
 from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
+from spex_core.durable_files import flush, flush_folder, make_folder
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
@@ -126,12 +127,15 @@ class RunStore:
         """
         folder = Path(folder)
         store = cls(folder, plan)
+        if folder.parent.name == STATE_FOLDER:
+            own_folder(folder.parent.parent, STATE_FOLDER, folder.name)
+        refuse_strangers(folder)
         if (folder / "plan.json").exists():
             _check_same(read_plan(folder / "plan.json"), plan, folder)
             store._check_structure()
             return store
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             root = zarr.open_group(folder / "scores.zarr", mode="w", zarr_format=3)
             root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
             for zone in plan.zones:
@@ -229,7 +233,10 @@ class RunStore:
             for name, value in values.items():
                 # Chunks of fill values are written too: a file per layer is what the fast check looks for.
                 zone.array(name).with_config({"write_empty_chunks": True})[_selection(block.window)] = value
-                _flush(self._chunk(zone, name, block))
+                # The journal's line must never outlive a chunk or its name.
+                chunk = self._chunk(zone, name, block)
+                flush(chunk)
+                flush_folder(chunk.parent)
         except (OSError, BaseZarrError) as error:
             raise StoreError(f"block {block.index} of EPSG:{epsg} cannot be written: {error}") from error
         return _digest(values)
@@ -375,13 +382,3 @@ def _digest(values: Mapping[LayerName, npt.NDArray[Any]]) -> str:
         digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
         digest.update(value.data)
     return digest.hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Forces a written chunk and its name to disk: the journal's line must never outlive them."""
-    for target in (path, path.parent):
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

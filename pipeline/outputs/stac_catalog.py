@@ -7,7 +7,6 @@ starts at the root never follows a link to something that is not there yet.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,9 @@ from typing import Any
 import rustac
 
 from pipeline.errors import OutputError
+from pipeline.machine import lock
 from pipeline.machine.atomic_files import replacing, write_json
+from pipeline.machine.own_files import own_folder
 from pipeline.outputs.stac_item import (
     COG_TYPE,
     EXTENSIONS,
@@ -35,6 +36,8 @@ from spex_core.legend import Legend
 
 CATALOG_ID = "spex"
 PARQUET_TYPE = "application/vnd.apache.parquet"
+LOCK_WAIT_S = 300.0
+"""How long another run may take to write its entries; longer means that it hangs."""
 _GLOBE = [-180.0, -90.0, 180.0, 90.0]
 
 
@@ -107,14 +110,15 @@ def publish(
 @contextmanager
 def _lock(output: Path) -> Iterator[None]:
     """Two runs that end at once must not lose each other's links."""
-    path = output / ".spex" / "catalog.lock"
+    path = own_folder(output, ".spex") / "catalog.lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+        held = lock.take(path, wait_s=LOCK_WAIT_S)
+    except lock.LockedError as error:
+        raise OutputError(f"the catalog in {output} is being written by {error.holder}; wait for it") from None
     except OSError as error:
-        raise OutputError(f"{path} cannot be locked: {error}") from error
+        raise OutputError(f"{path} cannot be locked: {error.strerror or error}") from error
+    with held:
+        yield
 
 
 def _existing(path: Path, kind: str) -> dict[str, Any] | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import fcntl
 import hashlib
 import json
 import logging
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +17,10 @@ from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
 from pipeline.errors import OutputError
+from pipeline.machine import lock
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
+from pipeline.machine.own_files import own_folder
 from pipeline.machine.progress import Progress
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
@@ -71,24 +70,17 @@ def output_lock(output: Path) -> Iterator[None]:
     Raises:
         OutputError: The folder cannot be written, or another process is writing it.
     """
-    path = output / STATE_FOLDER / "lock"
+    path = own_folder(output, STATE_FOLDER) / "lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        held = lock.take(path)
+    except lock.LockedError as error:
+        raise OutputError(
+            f"{output} is being written by {error.holder}; wait for it or give another --output"
+        ) from None
     except OSError as error:
-        raise OutputError(f"output folder {output} cannot be written: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise OutputError(f"{output} is being written by {holder}; wait for it or give another --output") from None
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode(), 0)
+        raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
+    with held:
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _tell(prepared: Prepared, progress: Progress) -> None:

@@ -6,7 +6,6 @@ Below ``<output>/.spie/<build id>/``: ``sources.json`` (scenes and label files a
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
+from pipeline.machine import lock
+from pipeline.machine.own_files import own_folder
+from spex_core.durable_files import make_folder, open_own
 
 STATE_FOLDER = ".spie"
 
@@ -23,7 +25,7 @@ class RecordLog:
     """A file of JSON lines that is only ever appended to. A last line cut by a kill is dropped.
 
     Args:
-        path: Created when the first line is written.
+        path: Made if it is missing.
 
     Raises:
         OutputError: It cannot be read or mended.
@@ -34,8 +36,10 @@ class RecordLog:
         self.records: list[dict[str, Any]] = []
         """Of earlier runs."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            content = path.read_bytes() if path.exists() else b""
+            make_folder(path.parent)
+            self._file = open_own(path, "a+b")
+            self._file.seek(0)
+            content = self._file.read()
             kept = 0
             for line in content.splitlines(keepends=True):
                 try:
@@ -46,7 +50,6 @@ class RecordLog:
                     break
                 self.records.append(record)
                 kept += len(line)
-            self._file = path.open("ab")
             if kept < len(content):
                 self._file.truncate(kept)
         except OSError as error:
@@ -78,17 +81,12 @@ def build_lock(output: Path) -> Iterator[None]:
     Raises:
         OutputError: The folder cannot be written, or another process is writing it.
     """
-    path = output / STATE_FOLDER / "lock"
+    path = own_folder(output, STATE_FOLDER) / "lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        held = lock.take(path)
+    except lock.LockedError as error:
+        raise OutputError(f"{output} is being written by {error.holder}; wait for it, or give --output") from None
     except OSError as error:
-        raise OutputError(f"output folder {output} cannot be written: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(f"{output} is being written by another process; wait for it, or give --output") from None
+        raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
+    with held:
         yield
-    finally:
-        os.close(descriptor)

@@ -1,0 +1,130 @@
+"""The one lock between processes of a machine: held by the kernel, so that it cannot outlive the process that holds it.
+
+A lock file says who holds it. It stays when the lock is released: removing it would let two processes lock two files
+of one name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import errno
+import fcntl
+import os
+import socket
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from spex_core.durable_files import make_folder, open_own
+
+UNKNOWN_HOLDER = "another process"
+_POLL_S = 0.05
+_HOLDER_BYTES = 200
+
+
+class LockedError(BlockingIOError):
+    """Another process holds the lock."""
+
+    @property
+    def holder(self) -> str:
+        """Who: ``process 123 on host since 2026-06-01T08:00:00+00:00``, or ``another process``."""
+        return str(self.strerror)
+
+
+class Lock:
+    """A lock that is held; released by :meth:`release`, the end of a ``with`` block, or the end of the process."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        """Use :func:`take`."""
+        self._file = file
+
+    def release(self) -> None:
+        """Gives the lock back; harmless when repeated."""
+        if not self._file.closed:
+            # The next one to ask must not be told of a holder that is gone. A full disk does not keep a lock.
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), 0)
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def take(path: Path, *, wait_s: float = 0.0, create: bool = True, who: str | None = None) -> Lock:
+    """Locks a file of its own for one process.
+
+    Args:
+        path: The lock file, which holds nothing else.
+        wait_s: How long another holder is waited for, seconds.
+        create: Whether a missing file (and folder) is made.
+        who: What this process is called in the file; default: its number and host.
+
+    Raises:
+        LockedError: Held by another process.
+        ForeignFileError: What lies there is a link or no regular file of ours; it is left as it is.
+        OSError: It cannot be made or locked.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        if create:
+            make_folder(path.parent)
+        file = open_own(path, "r+b", create=create, buffering=0)
+        try:
+            hold(file, path)
+            if _is_still(file, path):
+                _sign(file, who or f"process {os.getpid()} on {socket.gethostname()}")
+                return Lock(file)
+            file.close()  # somebody removed the file before it was locked: the lock of its name is another
+        except LockedError:
+            holder = os.pread(file.fileno(), _HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
+            file.close()
+            if time.monotonic() >= deadline:
+                raise LockedError(errno.EWOULDBLOCK, _printable(holder) or UNKNOWN_HOLDER, str(path)) from None
+            time.sleep(_POLL_S)
+        except BaseException:
+            file.close()
+            raise
+
+
+def hold(file: BinaryIO, path: Path) -> None:
+    """Locks a file that is open for writing, until it is closed; never waits.
+
+    For files that hold something else than a lock (a journal): they cannot say who holds them.
+
+    Args:
+        file: From :func:`spex_core.durable_files.open_own`.
+        path: Its name, for messages.
+
+    Raises:
+        LockedError: Held by another process.
+        OSError: The file system has no locks.
+    """
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise LockedError(errno.EWOULDBLOCK, UNKNOWN_HOLDER, str(path)) from error
+
+
+def _is_still(file: BinaryIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: BinaryIO, who: str) -> None:
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    os.ftruncate(file.fileno(), 0)
+    os.pwrite(file.fileno(), f"{who} since {now}".encode(), 0)
+
+
+def _printable(text: str) -> str:
+    """The file is ours, but what is in it reaches a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,0 +1,96 @@
+"""Folders below an output folder are ours: nothing is written or deleted through a link that somebody put there.
+
+The output folder itself, and all above it, is the user's choice and may be a link. What is checked here is what a
+person, an unpacked archive or another program left behind before the run; a program that changes the folder while a
+run writes it, with the user's own rights, cannot be kept out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path, PurePosixPath
+
+from pipeline.errors import OutputError
+from spex_core.durable_files import flush_folder, make_folder
+
+
+def own_folder(output: Path, *names: str) -> Path:
+    """Makes ``output/name/name...`` where it is missing, and refuses it where it leads elsewhere.
+
+    Args:
+        output: Made if it is missing; may be a link.
+        names: Folder names below it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OutputError: A folder below ``output`` is a link or no folder, or it cannot be made.
+    """
+    refuse_links(output, "/".join(names))
+    folder = output
+    try:
+        make_folder(output)
+        for name in names:
+            folder = folder / name
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            flush_folder(folder.parent)
+    except OSError as error:
+        raise OutputError(f"output folder {folder} cannot be written: {error.strerror or error}") from error
+    refuse_links(output, "/".join(names))
+    return folder
+
+
+def refuse_links(output: Path, *folders: str) -> None:
+    """Refuses folders that lead elsewhere; what is not there yet is fine.
+
+    Args:
+        output: May be a link itself.
+        folders: Paths relative to it, ``/`` between names.
+
+    Raises:
+        OutputError: A part of a path below ``output`` is a link, or no folder; the message names it.
+    """
+    for relative in folders:
+        path = output
+        for name in PurePosixPath(relative).parts:
+            path = path / name
+            try:
+                mode = os.lstat(path).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            except OSError as error:
+                raise OutputError(f"{path} cannot be looked at: {error.strerror or error}") from error
+            if stat.S_ISLNK(mode):
+                raise OutputError(
+                    f"{path} cannot be written: it is a symbolic link, and nothing is written or deleted through links "
+                    "below an output folder; remove it, or give another --output"
+                )
+            if not stat.S_ISDIR(mode):
+                raise OutputError(f"{path} cannot be written: it is no folder; move it away, or give another --output")
+
+
+def refuse_strangers(folder: Path) -> None:
+    """Refuses a folder of ours in which somebody left links, pipes or devices, at any depth.
+
+    Raises:
+        OutputError: One was found, or the folder cannot be listed.
+    """
+    waiting = [folder]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(Path(entry.path))
+                    elif not entry.is_file(follow_symlinks=False):
+                        what = "a symbolic link" if entry.is_symlink() else "no regular file"
+                        raise OutputError(f"{entry.path} is {what}: the run's own state holds none; remove it")
+        except FileNotFoundError:
+            continue  # not made yet, or removed meanwhile by the driver that is at work there
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be listed: {error.strerror or error}") from error
