@@ -23,7 +23,6 @@ import datetime as dt
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -31,11 +30,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 
 from pipeline.errors import BadInputError, ConfigError, NoScenesError
+from pipeline.machine.atomic_files import write_json
 from pipeline.run import plan, run
 from pipeline.settings.run_file import RunConfig
+from pipeline.settings.yaml_file import read_mapping
 from spex_core.errors import CheckpointError, LegendError, SpexError
 from workflows.lock import AlreadyRunningError, exclusive
 from workflows.period import ACCEPTED, Period, PeriodError, parse_period
@@ -76,12 +76,7 @@ def region_config(path: Path, period: Period, output: Path, address: str | None 
     Raises:
         ConfigError: Unreadable, not YAML, a field is wrong, or it sets what the period decides.
     """
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"region file {path} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"region file {path} must be a mapping of settings")
+    data = read_mapping(path, "region file")
     decided = sorted({"start", "end", "output"} & data.keys())
     if decided:
         raise ConfigError(f"region file {path} sets {', '.join(decided)}: the period decides that; remove it")
@@ -168,11 +163,8 @@ def _recorded(record: Path) -> dict[str, str] | None:
 
 
 def _write_record(record: Path, identity: dict[str, str]) -> None:
-    record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_name(f".{record.name}.{os.getpid()}")
     finished = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    partial.write_text(json.dumps({**identity, "finished": finished}) + "\n", encoding="utf-8")
-    os.replace(partial, record)
+    write_json(record, {**identity, "finished": finished})
 
 
 def main(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from pipeline.settings.yaml_file import Section
 
 
-class DatasetConfig(BaseModel):
+class DatasetConfig(Section):
     """A public data set that the user holds, with its published split (see :mod:`pipeline.datasets`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     root: Path
@@ -18,5 +18,5 @@ class DatasetConfig(BaseModel):
     """Default: the split that the published figures are of."""
     count: int | None = Field(default=None, ge=1)
     """At most so many chips, evenly spread; figures of a part are no figures of the benchmark, and are marked so."""
-    options: dict[str, str] = {}
+    options: dict[str, str] = Field(default_factory=dict)
     """Further choices of the adapter, e.g. ``state: md``."""

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.datasets.config import DatasetConfig
-from pipeline.errors import ConfigError
+from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import BAND_SETS, SENTINEL2_BANDS
 from spex_core.checkpoints import DEFAULT_CHECKPOINT
 
 RowName = Literal["model", "shuffled", "none", "index_rules", "forest"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class WorldConfig(_Section):
+class WorldConfig(Section):
     """One world of the simulator."""
 
     seed: int = Field(ge=0)
@@ -33,7 +28,7 @@ class WorldConfig(_Section):
     """Residual B02 reflectance of the atmosphere; default: random per chip."""
 
 
-class SimulatedConfig(_Section):
+class SimulatedConfig(Section):
     """Chips of the simulator: a random world per chip from ``first_seed`` on, or chips of the listed worlds."""
 
     chips: int = Field(default=60, ge=1)
@@ -52,7 +47,7 @@ class SimulatedConfig(_Section):
         return size_px
 
 
-class ChipsConfig(_Section):
+class ChipsConfig(Section):
     """A chip folder (see :mod:`pipeline.chips.chip_folder`)."""
 
     folder: Path
@@ -64,7 +59,7 @@ class ChipsConfig(_Section):
     """Labels whose best class is less probable than this are not compared (labels of a teacher)."""
 
 
-class ShardsConfig(_Section):
+class ShardsConfig(Section):
     """A data set of ``spex spie``."""
 
     folder: Path
@@ -73,7 +68,7 @@ class ShardsConfig(_Section):
     min_confidence: float = Field(default=0.0, ge=0, le=1)
 
 
-class RasterConfig(_Section):
+class RasterConfig(Section):
     """One image, with label polygons or a label raster."""
 
     image: Path
@@ -108,7 +103,7 @@ class RasterConfig(_Section):
         return self
 
 
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """Labelled chips of one origin: exactly one of the fields."""
 
     simulated: SimulatedConfig | None = None
@@ -125,7 +120,7 @@ class SourceConfig(_Section):
         return self
 
 
-class ForestConfig(_Section):
+class ForestConfig(Section):
     """The per-pixel random forest that stands beside the model."""
 
     trees: int = Field(default=100, ge=1, le=2000)
@@ -136,8 +131,11 @@ class ForestConfig(_Section):
     min_leaf: int = Field(default=3, ge=1)
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(SettingsFile):
     """One evaluation. ``EvaluationConfig.from_yaml(path)`` reads an evaluation file."""
+
+    _kind: ClassVar[str] = "evaluation file"
+    _help: ClassVar[str] = "workflows/examples/"
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     checkpoint: str = DEFAULT_CHECKPOINT
@@ -147,7 +145,7 @@ class EvaluationConfig(_Section):
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     training: tuple[SourceConfig, ...] = ()
     """What the checkpoint was trained on, for the random forest; without it that row says why it is empty."""
-    groups: dict[str, tuple[int, ...]] = {}
+    groups: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Classes to compare: name → legend codes that count as it. Default: the legend's classes one by one."""
     bands: tuple[str, ...] | str = SENTINEL2_BANDS
     """Bands that are used, all others count as missing: a list, or ``sentinel-2``, ``rgb-nir`` or ``hls``."""
@@ -191,52 +189,11 @@ class EvaluationConfig(_Section):
             raise ValueError(f"code {', '.join(map(str, repeated))} stands in two groups")
         return groups
 
-    @classmethod
-    def from_dict(cls, data: Any, base: Path | None = None, source: str = "evaluation file") -> EvaluationConfig:
-        """Validates plain data; relative paths start at ``base``.
-
-        Raises:
-            ConfigError: With one line per wrong field.
-        """
-        try:
-            config = cls.model_validate(data)
-        except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            ]
-            raise ConfigError(f"{source} is not a valid evaluation file:\n" + "\n".join(lines)) from error
-        return config if base is None else config._anchored(base)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> EvaluationConfig:
-        """Reads an evaluation file.
-
-        Raises:
-            ConfigError: Unreadable, not YAML, or a field is wrong.
-        """
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"evaluation file {path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"evaluation file {path} is not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"evaluation file {path} must be a mapping of settings, see workflows/examples/")
-        return cls.from_dict(data, path.parent.resolve(), str(path))
-
     def _anchored(self, base: Path) -> EvaluationConfig:
-        def looks_like_path(value: str) -> bool:
-            return value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml"))
-
-        def anchor(value: str) -> str:
-            return str(base / Path(value).expanduser()) if looks_like_path(value) else value
-
         return self.model_copy(
             update={
-                "checkpoint": anchor(self.checkpoint),
-                "legend": anchor(self.legend),
+                "checkpoint": anchored_name(base, self.checkpoint),
+                "legend": anchored_name(base, self.legend),
                 "sources": tuple(_anchored(source, base) for source in self.sources),
                 "training": tuple(_anchored(source, base) for source in self.training),
             }
@@ -269,7 +226,7 @@ def _anchored(source: SourceConfig, base: Path) -> SourceConfig:
 
     def moved(value: Any) -> Any:
         if isinstance(value, Path):
-            return base / value.expanduser()
+            return anchored(base, value)
         if isinstance(value, dict):
             return {key: moved(entry) for key, entry in value.items()}
         return value

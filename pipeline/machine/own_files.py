@@ -90,7 +90,7 @@ def refuse_strangers(folder: Path) -> None:
                     elif not entry.is_file(follow_symlinks=False):
                         what = "a symbolic link" if entry.is_symlink() else "no regular file"
                         raise OutputError(f"{entry.path} is {what}: the run's own state holds none; remove it")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue  # not made yet, or removed meanwhile by the driver that is at work there
         except OSError as error:
             raise OutputError(f"{folder} cannot be listed: {error.strerror or error}") from error

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import DEFAULT_CHECKPOINT
 
@@ -20,11 +19,7 @@ Provider = Literal["earth-search", "planetary-computer", "cdse", "generic"]
 Explain = Literal["none", "brief", "full"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SourceConfig(_Section):
+class SourceConfig(Section):
     """Where scenes come from."""
 
     provider: Provider = "earth-search"
@@ -56,7 +51,7 @@ class SourceConfig(_Section):
         return tuple(name for name in SENTINEL2_BANDS if name in bands)
 
 
-class CompositeConfig(_Section):
+class CompositeConfig(Section):
     """How several scenes become one image."""
 
     method: Literal["median", "least-cloudy-first"] = "median"
@@ -69,7 +64,7 @@ class CompositeConfig(_Section):
     cloudy, the next clear one is taken."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """Which model, and how it is asked."""
 
     checkpoint: str = DEFAULT_CHECKPOINT
@@ -86,7 +81,7 @@ class ModelConfig(_Section):
     """Tiles in one forward pass; part of the plan, because float sums depend on it."""
 
 
-class TilingConfig(_Section):
+class TilingConfig(Section):
     """The output grid and its cut into tiles and blocks, all in pixels of ``resolution_m``."""
 
     resolution_m: float = Field(default=10.0, gt=0)
@@ -118,7 +113,7 @@ class TilingConfig(_Section):
         return self.overlap_px // 4 if self.margin_px is None else self.margin_px
 
 
-class ComputeConfig(_Section):
+class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
     actors: int | None = Field(default=None, ge=1, le=4096)
@@ -139,7 +134,7 @@ class ComputeConfig(_Section):
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
 
 
-class RegionsConfig(_Section):
+class RegionsConfig(Section):
     """Sub-regions that get statistics and an explanation."""
 
     id_field: str = "id"
@@ -149,7 +144,7 @@ class RegionsConfig(_Section):
     max_regions: int = Field(default=10_000, ge=1)
 
 
-class OutputConfig(_Section):
+class OutputConfig(Section):
     """What is written."""
 
     clip: bool = True
@@ -158,8 +153,11 @@ class OutputConfig(_Section):
     overview_resampling: Literal["mode", "nearest"] = "mode"
 
 
-class RunConfig(_Section):
+class RunConfig(SettingsFile):
     """One mapping run. ``RunConfig.from_yaml(path)`` reads a run file."""
+
+    _kind: ClassVar[str] = "run file"
+    _help: ClassVar[str] = "'spex plan --help'"
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     region: Path
@@ -187,57 +185,17 @@ class RunConfig(_Section):
             raise ValueError(f"end {end} is before start {start}")
         return end
 
-    @classmethod
-    def from_dict(cls, data: Any, base: Path | None = None, source: str = "run file") -> RunConfig:
-        """Validates plain data; relative ``region``, ``output``, ``legend``, checkpoint and catalog paths start at
-        ``base``.
-
-        Raises:
-            ConfigError: With one line per wrong field.
-        """
-        try:
-            config = cls.model_validate(data)
-        except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            ]
-            raise ConfigError(f"{source} is not a valid run file:\n" + "\n".join(lines)) from error
-        return config if base is None else config._anchored(base)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> RunConfig:
-        """Reads a run file.
-
-        Raises:
-            ConfigError: Unreadable, not YAML, or a field is wrong.
-        """
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"run file {path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"run file {path} is not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"run file {path} must be a mapping of settings, see 'spex plan --help'")
-        return cls.from_dict(data, path.parent.resolve(), str(path))
-
     def _anchored(self, base: Path) -> RunConfig:
-        def anchor(value: str) -> str:
-            looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml", ".json"))
-            return str(base / Path(value).expanduser()) if looks_like_path and "://" not in value else value
-
         source = self.source
         if source.url is not None:
-            source = source.model_copy(update={"url": anchor(source.url)})
-        roots = tuple(root if "://" in root else str(base / root) for root in source.allowed_roots)
+            source = source.model_copy(update={"url": anchored_name(base, source.url)})
+        roots = tuple(root if "://" in root else str(anchored(base, root)) for root in source.allowed_roots)
         return self.model_copy(
             update={
-                "region": base / self.region.expanduser(),
-                "output": base / self.output.expanduser(),
-                "legend": anchor(self.legend),
+                "region": anchored(base, self.region),
+                "output": anchored(base, self.output),
+                "legend": anchored_name(base, self.legend),
                 "source": source.model_copy(update={"allowed_roots": roots}),
-                "model": self.model.model_copy(update={"checkpoint": anchor(self.model.checkpoint)}),
+                "model": self.model.model_copy(update={"checkpoint": anchored_name(base, self.model.checkpoint)}),
             }
         )

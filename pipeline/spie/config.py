@@ -10,23 +10,18 @@ import datetime as dt
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.errors import ConfigError
 from pipeline.settings.run_file import CompositeConfig, SourceConfig
+from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import BAND_INDEX, SENTINEL2_BANDS
 
 LabelProvider = Literal["planetary-computer", "cdse", "generic"]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class AreaConfig(_Section):
+class AreaConfig(Section):
     """A region at one time; the same region at several times is several areas."""
 
     region: Path
@@ -45,7 +40,7 @@ class AreaConfig(_Section):
         return end
 
 
-class LabelConfig(_Section):
+class LabelConfig(Section):
     """The label collection; what is not given comes from the provider's land-cover product."""
 
     provider: LabelProvider = "planetary-computer"
@@ -75,7 +70,7 @@ class LabelConfig(_Section):
         return self
 
 
-class LocalConfig(_Section):
+class LocalConfig(Section):
     """Pairs of rasters on this machine."""
 
     image: str
@@ -108,7 +103,7 @@ class LocalConfig(_Section):
         return bands
 
 
-class ChipConfig(_Section):
+class ChipConfig(Section):
     """Which chips are taken."""
 
     size_px: int = Field(default=256, ge=32, le=2048)
@@ -135,8 +130,11 @@ class ChipConfig(_Section):
         return size_px
 
 
-class SpieConfig(_Section):
+class SpieConfig(SettingsFile):
     """One data set. ``SpieConfig.from_yaml(path)`` reads its file."""
+
+    _kind: ClassVar[str] = "data set file"
+    _help: ClassVar[str] = "'spex spie --help'"
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     output: Path = Path("out")
@@ -166,49 +164,13 @@ class SpieConfig(_Section):
             raise ValueError("give areas (region, start, end) or local (image, label), or both")
         return self
 
-    @classmethod
-    def from_dict(cls, data: Any, base: Path | None = None, source: str = "data set file") -> SpieConfig:
-        """Validates plain data; relative paths start at ``base``.
-
-        Raises:
-            ConfigError: With one line per wrong field.
-        """
-        try:
-            config = cls.model_validate(data)
-        except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            ]
-            raise ConfigError(f"{source} is not a valid data set file:\n" + "\n".join(lines)) from error
-        return config if base is None else config._anchored(base)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> SpieConfig:
-        """Reads a data set file.
-
-        Raises:
-            ConfigError: Unreadable, not YAML, or a field is wrong.
-        """
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"data set file {path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"data set file {path} is not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"data set file {path} must be a mapping of settings, see 'spex spie --help'")
-        return cls.from_dict(data, path.parent.resolve(), str(path))
-
     def _anchored(self, base: Path) -> SpieConfig:
         def file(value: str) -> str:
-            return value if "://" in value else str(base / Path(value).expanduser())
+            return value if "://" in value else str(anchored(base, value))
 
         def roots(values: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(file(value) for value in values)
 
-        legend_is_file = "/" in self.legend or self.legend.endswith((".yaml", ".yml"))
         source, labels = (
             section.model_copy(
                 update={
@@ -220,11 +182,9 @@ class SpieConfig(_Section):
         )
         return self.model_copy(
             update={
-                "output": base / self.output.expanduser(),
-                "legend": file(self.legend) if legend_is_file else self.legend,
-                "areas": tuple(
-                    area.model_copy(update={"region": base / area.region.expanduser()}) for area in self.areas
-                ),
+                "output": anchored(base, self.output),
+                "legend": anchored_name(base, self.legend),
+                "areas": tuple(area.model_copy(update={"region": anchored(base, area.region)}) for area in self.areas),
                 "source": source,
                 "labels": labels,
                 "local": tuple(

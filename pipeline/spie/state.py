@@ -85,7 +85,9 @@ def build_lock(output: Path) -> Iterator[None]:
     try:
         held = lock.take(path)
     except lock.LockedError as error:
-        raise OutputError(f"{output} is being written by {error.holder}; wait for it, or give --output") from None
+        raise OutputError(
+            f"{output} is being written by another process ({error.holder}); wait for it, or give --output"
+        ) from None
     except OSError as error:
         raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
     with held:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.errors import ConfigError
+from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED
 from pipeline.training.simulated import SEEDS_PER_CHIP
 from spex_core.batches import Kind
@@ -19,11 +18,7 @@ HELD_OUT_SEED = 900_000
 _DEFAULTS = TrainingConfig()
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Source(_Section):
+class _Source(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     """What stages and the validation call it."""
     share: float = Field(default=1.0, ge=0)
@@ -72,12 +67,12 @@ class ShardsSource(_Source):
 SourceSection = Annotated[SimulatedSource | FolderSource | ShardsSource, Field(discriminator="kind")]
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """What the training starts from."""
 
     init: str | None = None
     """A built-in name or a folder: weights, normalisation and tokenizer. Default: a fresh model."""
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
     """Fields of a fresh model's :class:`spex_core.SpexConfig`, ``text_config`` included."""
     vocabulary: int = Field(default=1024, ge=300, le=65_536)
     """Largest vocabulary of a fresh model's tokenizer."""
@@ -89,7 +84,7 @@ class ModelSection(_Section):
         return self
 
 
-class StageSection(_Section):
+class StageSection(Section):
     """One stage; stages follow each other."""
 
     kind: Kind
@@ -113,7 +108,7 @@ class StageSection(_Section):
         return crop_px
 
 
-class OptimiserSection(_Section):
+class OptimiserSection(Section):
     """AdamW with warm-up, cosine and a moving average of the weights."""
 
     learning_rate: float = Field(default=_DEFAULTS.learning_rate, gt=0)
@@ -133,7 +128,7 @@ class OptimiserSection(_Section):
     """Learning rate of the language model relative to the rest; it rests in stages of class words."""
 
 
-class ValidationSection(_Section):
+class ValidationSection(Section):
     """Chips that are scored at every checkpoint and never trained on."""
 
     source: str
@@ -141,7 +136,7 @@ class ValidationSection(_Section):
     """The last so many of the source; null: all of them."""
 
 
-class ComputeSection(_Section):
+class ComputeSection(Section):
     """Where it runs. None of these changes the result, but for the order of float sums and bfloat16."""
 
     workers: int = Field(default=1, ge=1, le=1024)
@@ -164,8 +159,11 @@ class ComputeSection(_Section):
         return self.workers == 1 and self.address is None
 
 
-class TrainFile(_Section):
+class TrainFile(SettingsFile):
     """One training. ``TrainFile.from_yaml(path)`` reads a training file."""
+
+    _kind: ClassVar[str] = "training file"
+    _help: ClassVar[str] = "'spex train --help'"
 
     output: Path
     """Receives ``last`` and ``best`` (checkpoints) and ``training`` (state, metrics, TensorBoard events)."""
@@ -213,41 +211,6 @@ class TrainFile(_Section):
         """Where simulated chips are kept."""
         return self.cache or self.output / "chips"
 
-    @classmethod
-    def from_dict(cls, data: Any, base: Path | None = None, source: str = "training file") -> TrainFile:
-        """Validates plain data; relative paths start at ``base``.
-
-        Raises:
-            ConfigError: With one line per wrong field.
-        """
-        try:
-            config = cls.model_validate(data)
-        except ValidationError as error:
-            lines = [
-                f"  {'.'.join(str(p) for p in e['loc']) or '(top level)'}: {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors()
-            ]
-            raise ConfigError(f"{source} is not a valid training file:\n" + "\n".join(lines)) from error
-        return config if base is None else config._anchored(base)
-
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> TrainFile:
-        """Reads a training file.
-
-        Raises:
-            ConfigError: Unreadable, not YAML, or a field is wrong.
-        """
-        path = Path(path)
-        try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"training file {path} cannot be read: {error}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"training file {path} is not valid YAML: {error}") from error
-        if not isinstance(data, dict):
-            raise ConfigError(f"training file {path} must be a mapping of settings, see 'spex train --help'")
-        return cls.from_dict(data, path.parent.resolve(), str(path))
-
     def with_options(self, output: Path | None, workers: int | None, address: str | None) -> TrainFile:
         """The same with options of a command line, which are relative to the current folder.
 
@@ -262,23 +225,21 @@ class TrainFile(_Section):
         return TrainFile.from_dict(data, source="training file with these options")
 
     def _anchored(self, base: Path) -> TrainFile:
-        def anchor(value: str) -> str:
-            looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith((".yaml", ".yml"))
-            return str(base / Path(value).expanduser()) if looks_like_path else value
-
         sources = tuple(
             source
             if isinstance(source, SimulatedSource)
-            else source.model_copy(update={"folder": base / source.folder.expanduser()})
+            else source.model_copy(update={"folder": anchored(base, source.folder)})
             for source in self.sources
         )
-        init = self.model.init
+        model = self.model
+        if model.init is not None:
+            model = model.model_copy(update={"init": anchored_name(base, model.init)})
         return self.model_copy(
             update={
-                "output": base / self.output.expanduser(),
-                "cache": None if self.cache is None else base / self.cache.expanduser(),
-                "legend": anchor(self.legend),
+                "output": anchored(base, self.output),
+                "cache": None if self.cache is None else anchored(base, self.cache),
+                "legend": anchored_name(base, self.legend),
                 "sources": sources,
-                "model": self.model if init is None else self.model.model_copy(update={"init": anchor(init)}),
+                "model": model,
             }
         )

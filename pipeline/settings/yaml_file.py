@@ -1,0 +1,298 @@
+"""The one reader of YAML files into pydantic models, for runs, data sets, trainings and evaluations.
+
+A file comes from anybody: it is bounded in size, depth and what its aliases expand to; a key that is given twice is
+refused rather than half read; each wrong field gets one line, with a suggestion where its name is unknown.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from yaml.constructor import ConstructorError
+from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from yaml.scanner import ScannerError
+
+from pipeline.errors import ConfigError
+
+MAX_BYTES = 2**18
+"""Of a file; people write some thousand bytes, and yaml reads some ten thousand a second."""
+MAX_VALUES = 200_000
+"""Of a file, with every alias counted as what it stands for."""
+MAX_DEPTH = 50
+MAX_LINES = 30
+"""Wrong fields that a message lists."""
+_PATH_ENDINGS = (".yaml", ".yml", ".json")
+
+
+class Section(BaseModel):
+    """A part of a settings file: no unknown fields, and nothing changes after it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SettingsFile(Section):
+    """A whole settings file. Relative paths in it start at the file, so that it can be used from any folder."""
+
+    _kind: ClassVar[str] = "settings file"
+    """What messages call it."""
+    _help: ClassVar[str] = ""
+    """Where its fields are described, for messages."""
+
+    @classmethod
+    def from_dict(cls, data: Any, base: Path | None = None, source: str | None = None) -> Self:
+        """Validates plain data.
+
+        Args:
+            data: What the file holds.
+            base: Where relative paths start; default: they are left as they are.
+            source: What messages call the data.
+
+        Raises:
+            ConfigError: With one line per wrong field.
+        """
+        name = source or cls._kind
+        config: Self | None = None
+        wrong = list(_unusable_texts(data))
+        try:
+            if not wrong:
+                config = cls.model_validate(data)
+        except ValidationError as error:
+            wrong = [_line(cls, entry) for entry in error.errors(include_url=False, include_input=False)]
+        except (RecursionError, OverflowError) as error:
+            raise ConfigError(f"{name} is not a valid {cls._kind}: it holds a value out of all bounds") from error
+        if config is None:
+            more = [f"  and {len(wrong) - MAX_LINES} more"] if len(wrong) > MAX_LINES else []
+            raise ConfigError(f"{name} is not a valid {cls._kind}:\n" + "\n".join([*wrong[:MAX_LINES], *more]))
+        return config if base is None else config._anchored(base)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Self:
+        """Reads a file.
+
+        Raises:
+            ConfigError: Unreadable, not YAML, or a field is wrong.
+        """
+        path = Path(path)
+        data = read_mapping(path, cls._kind, cls._help)
+        try:
+            base = path.parent.resolve()
+        except OSError as error:
+            raise ConfigError(f"{cls._kind} {path} cannot be read: {error.strerror}") from error
+        return cls.from_dict(data, base, str(path))
+
+    def _anchored(self, base: Path) -> Self:
+        """The same with absolute paths."""
+        return self
+
+
+def anchored(base: Path, path: str | Path) -> Path:
+    """A path of a settings file, from the file's folder on; ``~`` is the home folder.
+
+    Raises:
+        ConfigError: There is no such home folder.
+    """
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"path {str(path)!r} starts at a home folder that is not known; write it out") from error
+
+
+def anchored_name(base: Path, value: str) -> str:
+    """The same for a value that may also be a built-in name or an address: those are left as they are."""
+    looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith(_PATH_ENDINGS)
+    return str(anchored(base, value)) if looks_like_path and "://" not in value else value
+
+
+# --- YAML ---------------------------------------------------------------------------------------------------------
+
+
+def read_mapping(path: Path, kind: str, help_text: str = "") -> dict[str, Any]:
+    """The content of a YAML file whose top level is a mapping.
+
+    Args:
+        path: The file.
+        kind: What messages call it.
+        help_text: Where its fields are described, for messages.
+
+    Raises:
+        ConfigError: Unreadable, too large, not YAML, a key given twice, or no mapping.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{kind} {path} is larger than {MAX_BYTES // 1024} KiB: no file of settings is")
+        data = _load(content.decode("utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{kind} {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{kind} {path} is not valid YAML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{kind} {path} is not valid YAML: it is nested more than {MAX_DEPTH} deep") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{kind} {path} must be a mapping of settings" + (f", see {help_text}" if help_text else ""))
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only. A date that is none stays text, so that the field's own line says so."""
+
+    def fetch_flow_collection_start(self, token_class: Any) -> None:
+        """Refuses depth while it is scanned: the time that yaml takes for it grows with its square."""
+        if self.flow_level >= MAX_DEPTH:
+            raise ScannerError(None, None, f"it is nested more than {MAX_DEPTH} deep", self.get_mark())
+        super().fetch_flow_collection_start(token_class)
+
+    def add_indent(self, column: int) -> bool:
+        """The same for depth by indentation."""
+        if len(self.indents) >= MAX_DEPTH:
+            raise ScannerError(None, None, f"it is nested more than {MAX_DEPTH} deep", self.get_mark())
+        return bool(super().add_indent(column))
+
+    def construct_object(self, node: Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+            # `!!int x`, `!!bool x`, a number of 5,000 digits: yaml lets the errors of its own parts out.
+            raise ConstructorError(None, None, f"{node.tag} cannot be read: {error}", node.start_mark) from error
+
+    def date(self, node: ScalarNode) -> Any:
+        """A date, or the text where the calendar has no such day."""
+        try:
+            return self.construct_yaml_timestamp(node)
+        except (ValueError, OverflowError, AttributeError):
+            return node.value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.date)
+
+
+def _load(text: str, name: str) -> Any:
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check(node: Node, known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Number of values and depth below a node, each node looked at once however often aliases name it.
+
+    Raises:
+        ConstructorError: Too many, too deep, a circle, or a key given twice.
+    """
+    if id(node) in known:
+        if known[id(node)] == (0, 0):
+            raise ConstructorError(None, None, "a value that holds itself", node.start_mark)
+        return known[id(node)]
+    known[id(node)] = (0, 0)
+    values, depth = 1, 1
+    for child in _children(node):
+        below, levels = _check(child, known)
+        values, depth = values + below, max(depth, levels + 1)
+    if values > MAX_VALUES:
+        raise ConstructorError(None, None, f"aliases that expand to over {MAX_VALUES} values", node.start_mark)
+    if depth > MAX_DEPTH:
+        raise ConstructorError(None, None, f"it is nested more than {MAX_DEPTH} deep", node.start_mark)
+    known[id(node)] = values, depth
+    return values, depth
+
+
+def _children(node: Node) -> Iterator[Node]:
+    if isinstance(node, SequenceNode):
+        yield from node.value
+    elif isinstance(node, MappingNode):
+        seen: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            if isinstance(key, ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in seen:
+                    raise ConstructorError(
+                        None, None, f"{key.value!r} is given twice, in lines {seen[name]} and {line}", key.start_mark
+                    )
+                seen[name] = line
+            yield key
+            yield value
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def _line(model: type[BaseModel], error: Mapping[str, Any]) -> str:
+    """One line for a wrong field: where, what, and for an unknown one what may have been meant."""
+    place = error["loc"]
+    text = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        text += _suggestion(model, place)
+    return f"  {'.'.join(_plain(str(part)) for part in place) or '(top level)'}: {text}"
+
+
+def _suggestion(model: type[BaseModel], place: tuple[int | str, ...]) -> str:
+    """``; did you mean ...?`` for the last name of a place: a similar field there, or the same elsewhere."""
+    wanted = str(place[-1])
+    here = {name for section in _sections_at(model, place[:-1]) for name in section.model_fields}
+    if close := difflib.get_close_matches(wanted.lower(), sorted(here), n=1):
+        return f"; did you mean {close[0]}?"
+    if elsewhere := [path for path in _paths(model) if path.rpartition(".")[2] == wanted]:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; there are {', '.join(sorted(here))}" if here else ""
+
+
+def _sections_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[type[BaseModel]]:
+    sections = [model]
+    for part in place:
+        # What is no field is the position in a list, a key, or the name of one of several kinds: no step down.
+        if found := [section.model_fields[part].annotation for section in sections if part in section.model_fields]:
+            sections = [section for annotation in found for section in _sections_of(annotation)]
+        elif kinds := [section for section in sections if part in _kinds(section)]:
+            sections = kinds
+    return sections
+
+
+def _kinds(section: type[BaseModel]) -> tuple[Any, ...]:
+    field = section.model_fields.get("kind")
+    return (section.__name__, *(get_args(field.annotation) if field else ()))
+
+
+def _sections_of(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections_of(part)]
+
+
+def _paths(model: type[BaseModel], above: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield above + name
+        for section in _sections_of(field.annotation):
+            yield from _paths(section, f"{above}{name}.")
+
+
+def _unusable_texts(data: Any) -> Iterator[str]:
+    """A line for every text that no path, file or terminal can hold; a few are enough."""
+    waiting: list[tuple[str, Any]] = [("", data)]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, dict):
+            for key, entry in value.items():
+                inner = f"{place}.{_plain(str(key))}" if place else _plain(str(key))
+                waiting += [(inner, key), (inner, entry)]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{place}.{position}", entry) for position, entry in enumerate(value)]
+        elif isinstance(value, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+            yield f"  {place or '(top level)'}: {value[:80]!a} holds a character that no file can hold"
+
+
+def _plain(text: str) -> str:
+    """A key as a message may show it: in one line, without escapes for terminals."""
+    shown = text if len(text) <= 80 else text[:80] + "..."
+    return shown if shown.isprintable() else ascii(shown)
