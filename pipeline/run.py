@@ -42,6 +42,8 @@ def plan(config: RunConfig) -> MapPlan:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
         CatalogError: The catalog does not answer.
     """
+    from pipeline.outputs.output_folder import check_output
     from pipeline.planning.prepare import prepare
 
+    check_output(config.output, config.publish.collection_id)
     return prepare(config).plan

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 from pipeline.explain.files import write_explanations
 from pipeline.explain.sentences import RegionExplanation, explain_map
 from pipeline.explain.statistics import MapStatistics, ZoneLayers, map_statistics
+from pipeline.machine.own_files import own_folder
 from pipeline.machine.progress import Progress, duration_text
 from pipeline.mapstore.journal import JournalState
 from pipeline.mapstore.store import RunStore
 from pipeline.outputs import cog, stac_catalog, stac_item, stac_model
+from pipeline.outputs.output_folder import REPORT_FILE, REPORT_FOLDER, check_items, check_output
 from pipeline.outputs.report import Accuracy, ReportContext, map_picture, write_report
 from pipeline.outputs.thumbnail import write_thumbnail
 from pipeline.records.plan import ZonePlan
@@ -74,7 +76,11 @@ def publish_run(
     """
     config, plan, legend = prepared.config, prepared.plan, prepared.legend
     created = created or dt.datetime.now(dt.UTC)
+    check_places(prepared)
     maps = [_zone_map(prepared, zone) for zone in plan.zones]
+    for place in maps:
+        own_folder(config.output, config.publish.collection_id, place.item)
+    own_folder(config.output, REPORT_FOLDER)
     progress.start("publishing", 3 * len(maps) + 3, "files")
     for place in maps:
         _write_rasters(place, prepared, store, progress)
@@ -90,6 +96,8 @@ def publish_run(
     report = _write_report(maps, prepared, statistics, explanations, state, accuracy, seconds, created)
     progress.advance()
     files = _write_catalog(maps, prepared, statistics, state, created)
+    for gone in files.removed:
+        progress.say(f"removed {gone}: an earlier run of this name and period made it, the region no longer reaches it")
     progress.advance()
     outputs: dict[str, tuple[Path, ...]] = {
         "catalog": (files.catalog,),
@@ -108,6 +116,19 @@ def publish_run(
     ):
         outputs[kind] = tuple(place.folder / name for place in maps)
     return Publication(outputs, statistics)
+
+
+def check_places(prepared: Prepared) -> None:
+    """Asks whether everything that :func:`publish_run` writes can take its place; writes nothing.
+
+    Raises:
+        OutputError: Something is in the way; the message says what to change.
+    """
+    config = prepared.config
+    check_output(config.output, config.publish.collection_id)
+    items = [_zone_map(prepared, zone).item for zone in prepared.plan.zones]
+    side_files = (f"{name}.aux.xml" for name in stac_item.ITEM_FILES if name.endswith(".tif"))
+    check_items(config.output, config.publish.collection_id, items, (*stac_item.ITEM_FILES, *side_files))
 
 
 def _zone_map(prepared: Prepared, zone: ZonePlan) -> _ZoneMap:
@@ -240,7 +261,7 @@ def _write_report(
         for place in maps
     )
     return write_report(
-        config.output / "report" / "index.html",
+        config.output / REPORT_FOLDER / REPORT_FILE,
         ReportContext(
             title=f"Land cover: {config.name}",
             run_name=config.name,

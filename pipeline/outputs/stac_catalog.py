@@ -7,7 +7,6 @@ starts at the root never follows a link to something that is not there yet.
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,14 @@ from pipeline.errors import OutputError
 from pipeline.machine import lock
 from pipeline.machine.atomic_files import replacing, write_json
 from pipeline.machine.own_files import own_folder
+from pipeline.outputs.output_folder import (
+    CATALOG_FILE,
+    CATALOG_ID,
+    COLLECTION_FILE,
+    PARQUET_FILE,
+    existing,
+    read_object,
+)
 from pipeline.outputs.stac_item import (
     COG_TYPE,
     EXTENSIONS,
@@ -32,9 +39,9 @@ from pipeline.outputs.stac_item import (
     safe_id,
 )
 from pipeline.outputs.stac_model import models_collection_id
+from pipeline.outputs.stale_items import remove_item, stale_items
 from spex_core.legend import Legend
 
-CATALOG_ID = "spex"
 PARQUET_TYPE = "application/vnd.apache.parquet"
 LOCK_WAIT_S = 300.0
 """How long another run may take to write its entries; longer means that it hangs."""
@@ -54,6 +61,8 @@ class CatalogFiles:
     items: tuple[Path, ...]
     parquet: Path
     model: Path | None
+    removed: tuple[str, ...] = ()
+    """Ids of items that earlier runs of the same name and period left for zones that the region no longer reaches."""
 
 
 def publish(
@@ -80,28 +89,31 @@ def publish(
     """
     safe_id(collection_id, "collection id")
     with _lock(output):
-        root_path = output / "catalog.json"
-        root = _existing(root_path, "Catalog")
-        written = tuple(_write_item(output / collection_id, item) for item in items)
-        parquet = output / collection_id / "items.parquet"
-        collection_path = output / collection_id / "collection.json"
-        collection = _existing(collection_path, "Collection")
-        members = _members(output / collection_id, collection, items)
+        root_path = output / CATALOG_FILE
+        root = existing(root_path, "Catalog")
+        folder = own_folder(output, collection_id)
+        written = tuple(_write_item(output, collection_id, item) for item in items)
+        parquet = folder / PARQUET_FILE
+        collection_path = folder / COLLECTION_FILE
+        collection = existing(collection_path, "Collection")
+        stale = stale_items(folder, items)
+        members = _members(folder, collection, items, stale)
         _write_parquet(parquet, [item for _, item in members if item is not None])
         write_json(collection_path, _map_collection(collection_id, collection, members, legend, resolution_m))
         children = [collection_id]
         model_path = None
         if model is not None:
             models_id = models_collection_id(collection_id)
-            folder = output / models_id
-            model_path = _write_item(folder, model)
-            models = _existing(folder / "collection.json", "Collection")
-            write_json(
-                folder / "collection.json", _model_collection(models_id, models, _members(folder, models, [model]))
-            )
+            model_path = _write_item(output, models_id, model)
+            models_path = output / models_id / COLLECTION_FILE
+            models = existing(models_path, "Collection")
+            models_members = _members(output / models_id, models, [model])
+            write_json(models_path, _model_collection(models_id, models, models_members))
             children.append(models_id)
         write_json(root_path, _root(root, children))
-    return CatalogFiles(root_path, collection_path, written, parquet, model_path)
+        for item_id in stale:  # last: no link leads there any more
+            _remove(folder, item_id)
+    return CatalogFiles(root_path, collection_path, written, parquet, model_path, stale)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -121,37 +133,26 @@ def _lock(output: Path) -> Iterator[None]:
         yield
 
 
-def _existing(path: Path, kind: str) -> dict[str, Any] | None:
-    """What an earlier run wrote, or ``None``.
-
-    Raises:
-        OutputError: The file is there but is something else: it is not overwritten.
-    """
-    if not path.exists():
-        return None
-    data = _read_json(path)
-    if data is None or data.get("type") != kind:
-        raise OutputError(f"{path} is not a STAC {kind.lower()}; choose another output folder or move the file away")
-    return data
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data if isinstance(data, dict) else None
-
-
-def _write_item(folder: Path, item: dict[str, Any]) -> Path:
+def _write_item(output: Path, collection_id: str, item: dict[str, Any]) -> Path:
     id_ = safe_id(str(item["id"]), "item id")
-    path = folder / id_ / f"{id_}.json"
-    earlier = _read_json(path) or {}
+    path = own_folder(output, collection_id, id_) / f"{id_}.json"
+    earlier = read_object(path) or {}
     first = (earlier.get("properties") or {}).get("created")
     if first:
         item = {**item, "properties": {**item["properties"], "created": first}}
     write_json(path, item)
     return path
+
+
+def _remove(folder: Path, item_id: str) -> None:
+    try:
+        remove_item(folder, item_id)
+    except OSError as error:
+        warnings.warn(
+            f"{folder / item_id} is of a zone that the region no longer reaches and cannot be removed: {error}",
+            CatalogWarning,
+            stacklevel=3,
+        )
 
 
 def _write_parquet(path: Path, items: list[dict[str, Any]]) -> None:
@@ -163,16 +164,22 @@ def _write_parquet(path: Path, items: list[dict[str, Any]]) -> None:
 
 
 def _members(
-    folder: Path, collection: Mapping[str, Any] | None, new: Sequence[Mapping[str, Any]]
+    folder: Path, collection: Mapping[str, Any] | None, new: Sequence[Mapping[str, Any]], gone: Sequence[str] = ()
 ) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
-    """Item links of a collection, sorted by address, each with its item (``None`` where it cannot be read)."""
+    """Item links of a collection, sorted by address, each with its item (``None`` where it cannot be read).
+
+    Links to items of ``gone`` are left out.
+    """
     links = {str(link["href"]): dict(link) for link in _links(collection) if link.get("rel") == "item"}
     for item in new:
         href = f"./{item['id']}/{item['id']}.json"
         links[href] = {"rel": "item", "href": href, "type": GEOJSON_TYPE, "title": item["properties"].get("title")}
     members = []
+    left_out = {(id_, f"{id_}.json") for id_ in gone}
     for href, link in sorted(links.items()):
-        found = _read_json(folder / href) if _stays_inside(href) else None
+        if PurePosixPath(href).parts in left_out:
+            continue
+        found = read_object(folder / href) if _stays_inside(href) else None
         if found is None or found.get("type") != "Feature":
             warnings.warn(
                 f"{folder / 'collection.json'} links to {href}, which cannot be read; the link is kept",

@@ -110,6 +110,10 @@ _ASSETS: dict[str, _AssetKind] = {
 }
 
 
+ITEM_FILES = tuple(kind.file for kind in _ASSETS.values() if "/" not in kind.file)
+"""Files in an item's own folder."""
+
+
 def safe_id(text: str, what: str) -> str:
     """Returns an id that may name a folder.
 
@@ -263,6 +267,7 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
         "processing:version": product.version,
         "processing:software": dict(product.software),
         "renders": _renders(product.legend),
+        "spex:run_name": product.run_name,
         "spex:run_id": product.run_id,
         "spex:legend": product.legend.name,
         "spex:scenes": len(product.scenes),

@@ -24,7 +24,8 @@ from pipeline.machine.own_files import own_folder
 from pipeline.machine.progress import Progress
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
-from pipeline.outputs.publish import Publication, publish_run
+from pipeline.outputs.output_folder import check_output
+from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.report import Accuracy
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.records.result import RunResult
@@ -43,9 +44,11 @@ Evaluate = Callable[["Prepared", RunStore], Accuracy | None]
 def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None = None) -> RunResult:
     """See :func:`pipeline.run.run`; ``evaluate`` adds an accuracy assessment to the report."""
     begun = time.monotonic()
+    check_output(config.output, config.publish.collection_id)
     with output_lock(config.output), PeakMemory() as peak, progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)
+        check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
         earlier = _earlier_result(prepared, store)
