@@ -31,6 +31,7 @@ from rio_cogeo.profiles import cog_profiles
 from pipeline.errors import BadInputError
 from pipeline.records.scene import SCL
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.durable_files import put_in_place, remove
 
 DN_SCALE, DN_OFFSET, DN_NODATA = 1e-4, -0.1, 0
 """Sentinel-2 L2A, processing baseline 04.00 and later (ESA): reflectance = DN * 1e-4 - 0.1."""
@@ -125,9 +126,8 @@ def write_scene_cogs(scene: SceneFile, folder: Path, *, resolution_m: float = 10
             classes = scene.bands.index(SCL) + 1 if SCL in scene.bands else None
             _write_classification(source, classes, [partial / f"{name}.tif" for name in scene.written], grid, partial)
         footprint = _footprint(scene, partial / f"{SCL}.tif")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(partial, folder)
+        remove(folder)
+        put_in_place(partial, folder)
     except RasterioError as error:
         raise SceneFileError(f"{scene.path}: cannot be read as a raster: {error}") from None
     finally:

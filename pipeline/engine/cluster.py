@@ -7,7 +7,6 @@ input and output overlap with the forward passes of the same core.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 
 from pipeline.errors import ClusterError
 from pipeline.imagery import gdal_settings
+from pipeline.machine import lock
 from pipeline.settings.run_file import ComputeConfig
 
 ACTOR_CPUS_PER_THREAD = 0.5
@@ -127,8 +127,7 @@ def session_folder() -> Iterator[Path]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Holds a lock that the kernel drops when the process dies; never waits. OSError where it cannot be had."""
-    with path.open("r+b") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with lock.take(path, create=False):
         yield
 
 

@@ -9,7 +9,6 @@ temporary name; validated, overviews checked against the legend; then renamed. N
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from pipeline.mapstore.store import LayerName, ZoneStore
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.grid import transform
 from pipeline.records.plan import Window, ZoneGrid
+from spex_core.durable_files import put_in_place
 from spex_core.legend import Legend
 
 BLOCK_PX = 512
@@ -178,12 +178,11 @@ def _write(
             )
             tiled.unlink()
             check_cog(cog, allowed)
-            _flush(cog)
             if side_file is not None:
                 side = Path(folder) / "cog.tif.aux.xml"
                 side.write_bytes(side_file)
-                os.replace(side, path.with_name(path.name + ".aux.xml"))
-            os.replace(cog, path)
+                put_in_place(side, path.with_name(path.name + ".aux.xml"))
+            put_in_place(cog, path)
     except (OSError, RasterioError) as error:
         raise CogError(f"{path} cannot be written: {error}") from None  # GDAL's own errors do not pickle
     return path
@@ -258,14 +257,6 @@ class _Statistics:
             "STATISTICS_MEAN": f"{mean:.6f}",
             "STATISTICS_STDDEV": f"{deviation:.6f}",
         }
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # --- checking -----------------------------------------------------------------------------------------------------
