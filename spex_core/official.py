@@ -6,7 +6,6 @@ What the result computes is described in :mod:`spex_core.official_procedure`.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -22,6 +21,7 @@ from transformers import AutoTokenizer
 from spex_core.checkpoints import UNREADABLE, unreadable
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import GENERATION_FILE, DecodingRule
+from spex_core.durable_files import put_in_place
 from spex_core.errors import CheckpointError
 from spex_core.modeling import SpexForLandCover
 from spex_core.official_layout import config_of, is_ignorable, our_name
@@ -102,7 +102,7 @@ def convert_checkpoint(
             config.save_pretrained(partial)
             tokenizer = _carry_over((source, weights.base_folder), config, partial)
             partial.chmod(0o755)  # mkdtemp's own is private
-            os.replace(partial, target)
+            put_in_place(partial, target)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from spex_core.durable_files import make_folder, open_own, put_in_place, remove, replacing
 from spex_core.errors import CheckpointError
 from spex_core.modeling import SpexForLandCover
 
@@ -66,13 +67,8 @@ class TrainingFolder:
         """
         state: dict[str, Any] = {name: part.state_dict() for name, part in parts.items()}
         state |= {"step": progressed.step, "best": progressed.best, "sums": progressed.sums, "identity": identity}
-        self._state.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._state.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(self._state) as partial, partial.open("wb") as file:
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self._state)
 
     def restore(self, parts: Mapping[str, nn.Module | Optimizer], identity: str) -> Progressed:
         """Loads the last state into ``parts``; nothing done if there is none.
@@ -106,28 +102,27 @@ class TrainingFolder:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 continue  # the line that was being written
-        partial = self.metrics.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, self.metrics)
+        with replacing(self.metrics) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
 
     def record(self, record: Mapping[str, object]) -> None:
         """Appends one line to the metrics."""
-        self.metrics.parent.mkdir(parents=True, exist_ok=True)
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        make_folder(self.metrics.parent)
+        with open_own(self.metrics, "ab") as file:
+            file.write(json.dumps(record).encode() + b"\n")
 
     def export(self, model: SpexForLandCover, name: str) -> None:
         """Writes a checkpoint folder in half precision, in place of the last of that name."""
         target, partial, old = (self._folder / part for part in (name, f".{name}.partial", f".{name}.old"))
         for left in (partial, old):
-            shutil.rmtree(left, ignore_errors=True)
+            remove(left)
         half: SpexForLandCover = copy.deepcopy(model)
         nn.Module.to(half, torch.float16)
         half.processor = model.processor
         half.save_pretrained(partial)
-        if target.exists():
+        if os.path.lexists(target):
             target.rename(old)
-        partial.rename(target)
+        put_in_place(partial, target)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +30,7 @@ import typer
 from pystac.stac_io import DefaultStacIO
 
 from pipeline.errors import BadInputError
+from pipeline.machine.atomic_files import write_text
 from pipeline.records.scene import SCL
 from spex_core.bands import BAND_INDEX, BANDS, SENTINEL2_BANDS
 from workflows.scene_cogs import (
@@ -145,11 +145,7 @@ class _AtomicIO(DefaultStacIO):
     """Writes beside the final name, then renames: a reader sees the old file or the new one."""
 
     def write_text_to_href(self, href: str, txt: str) -> None:
-        path = Path(href)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(txt, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(Path(href), txt)
 
 
 def _kept_item(path: Path) -> pystac.Item:

@@ -27,6 +27,7 @@ from torch import Tensor
 from pipeline.chips.chip_folder import SCALE
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
+from spex_core.durable_files import new_draft, put_in_place
 from spex_core.legend import Legend
 from workflows.teacher_colourings import Look, other_look
 from workflows.teacher_scenes import RealScene, real_scenes
@@ -260,7 +261,7 @@ class _GrowingArray:
     HEADER = 256
 
     def __init__(self, path: Path, dtype: type[np.generic], shape: tuple[int, ...]) -> None:
-        self._path, self._partial = path, path.with_suffix(".partial")
+        self._path, self._partial = path, new_draft(path)
         self._dtype, self._shape, self._count = np.dtype(dtype), shape, 0
         self._file: BinaryIO = self._partial.open("wb")
         self._file.write(bytes(self.HEADER))
@@ -282,7 +283,7 @@ class _GrowingArray:
         self._file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
         self._file.close()
         if complete:
-            self._partial.replace(self._path)
+            put_in_place(self._partial, self._path)
         else:
             self._partial.unlink()
 

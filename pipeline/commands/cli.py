@@ -79,11 +79,13 @@ def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
     Example: spex plan workflows/examples/earth_search.yaml
     """
     from pipeline.commands.screens import plan_document, show_plan
+    from pipeline.outputs.output_folder import check_output
     from pipeline.planning.estimate import summarise
     from pipeline.planning.plan_file import write_plan
     from pipeline.planning.prepare import prepare
 
     config = _config(file, output)
+    check_output(config.output, config.publish.collection_id)
     with _progress(as_json) as progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)

@@ -46,6 +46,8 @@ class Lock:
             # The next one to ask must not be told of a holder that is gone. A full disk does not keep a lock.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file.fileno(), 0)
+            # A child that is being started holds a copy of the file for a moment: closing alone would not do.
+            fcntl.flock(self._file.fileno(), fcntl.LOCK_UN)
             self._file.close()
 
     def __enter__(self) -> Self:

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pipeline.comparison.assessment import Assessment, assess
 from pipeline.errors import OutputError
 from pipeline.machine.atomic_files import write_json, write_text
 from pipeline.machine.memory import PeakMemory
+from pipeline.machine.own_files import refuse_links
 from pipeline.machine.progress import Progress
 from pipeline.mapstore.store import RunStore
 from pipeline.outputs.report import Accuracy, ClassAccuracy
@@ -28,6 +28,7 @@ from pipeline.runs.map_region import map_region, zone_contexts
 from pipeline.settings.run_file import RunConfig
 from pipeline.simulation import DEMO_SPEC, ArchiveSpec, publish_items, serve_files, serve_stac, write_archive
 from pipeline.simulation.stac_items import COLLECTION
+from spex_core.durable_files import put_in_place, remove
 
 RUN_FILE = "run.yaml"
 STAMP = "demo.json"
@@ -163,15 +164,16 @@ def simulated_archive(folder: Path, spec: ArchiveSpec, progress: Progress) -> Pa
     scenes = len(spec.granules) * len(spec.acquisitions)
     progress.say(f"simulating {scenes} Sentinel-2 scenes in {folder}")
     draft = folder.with_name(f".{folder.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
-    write_archive(draft, spec, str(folder))
-    write_json(draft / STAMP, stamp)
+    refuse_links(folder.parent, folder.name)
     try:
+        remove(draft)
+        write_archive(draft, spec, str(folder))
+        write_json(draft / STAMP, stamp)
         if (folder / STAMP).is_file():  # an archive of another demo; anything else there is not ours to remove
-            shutil.rmtree(folder)
-        draft.rename(folder)
+            remove(folder)
+        put_in_place(draft, folder)
     except OSError as error:
-        raise OutputError(f"{folder} cannot be written: {error.strerror}; give another --output") from error
+        raise OutputError(f"{folder} cannot be written: {error.strerror or error}; give another --output") from error
     return folder
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import rasterio
 
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError, ShardError
+from pipeline.machine.own_files import own_folder
 from pipeline.machine.progress import Progress
 from pipeline.spie import datacard
 from pipeline.spie.chip import chip_members, encode_reflectance
@@ -33,6 +34,7 @@ from pipeline.spie.sources import local_pairs, open_sites
 from pipeline.spie.state import STATE_FOLDER, RecordLog, build_lock
 from pipeline.spie.survey import LATER, MAX_UNREADABLE, Spot, survey
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.durable_files import DRAFT_MARK
 from spex_core.legend import Legend
 
 logger = logging.getLogger(__name__)
@@ -99,7 +101,7 @@ def build(config: SpieConfig, progress: Progress) -> BuildResult:
         if earlier is not None:
             progress.say("everything is there already: nothing to do")
             return earlier
-        state = config.output / STATE_FOLDER / build_id
+        state = own_folder(config.output, STATE_FOLDER, build_id)
         progress.say(f"data set {config.name}, build {build_id}: looking for scenes and labels")
         sites = open_sites(config, legend, state / "sources.json")
         with (
@@ -190,7 +192,7 @@ class _Builder:
         self._tried: list[dict[str, Any]] = []
         self._unreadable: list[dict[str, Any]] = []
         """Verdicts that are not settled yet: they count once a later chip could be read."""
-        for leftover in config.output.glob(".*.tar.partial"):
+        for leftover in config.output.glob(f".*{DRAFT_MARK}.tar"):
             leftover.unlink(missing_ok=True)
 
     def run(self, spots: list[Spot]) -> None:
@@ -373,7 +375,7 @@ class _Builder:
         """Shards of a build with other settings that was never finished here."""
         output = self._config.output
         for folder in (output / STATE_FOLDER).iterdir():
-            if folder.name != build_id and (folder / "chips.jsonl").is_file():
+            if folder.name != build_id and not folder.is_symlink() and (folder / "chips.jsonl").is_file():
                 with contextlib.closing(RecordLog(folder / "chips.jsonl")) as log:
                     names = {
                         ShardEntry.model_validate_json(json.dumps(r["shard"])).name for r in log.records if "shard" in r

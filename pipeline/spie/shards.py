@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 import zlib
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from pipeline.errors import OutputError, ShardError
 from pipeline.machine.atomic_files import write_text
 from pipeline.spie.chip import LABEL, PROBABILITY, RECORD, REFLECTANCE, WEIGHT, decode_reflectance
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.durable_files import new_draft, put_in_place
 from spex_core.legend import Legend
 
 INDEX_FILE = "index.json"
@@ -95,11 +95,11 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._draft = path.with_name(f".{path.name}.partial")
         self._hash = hashlib.sha256()
         self._size = 0
         self._chips: list[ChipEntry] = []
         try:
+            self._draft = new_draft(path)
             self._file: BinaryIO = self._draft.open("wb")
         except OSError as error:
             raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
@@ -128,10 +128,8 @@ class ShardWriter:
         end = 2 * BLOCK_BYTES
         self._write(bytes(end + -(self._size + end) % RECORD_BYTES))
         try:
-            self._file.flush()
-            os.fsync(self._file.fileno())
             self._file.close()
-            os.replace(self._draft, self._path)
+            put_in_place(self._draft, self._path)
         except OSError as error:
             raise OutputError(f"{self._path} cannot be written: {error.strerror or error}") from error
         return ShardEntry(

@@ -19,11 +19,13 @@ from pipeline.engine.cluster import connected
 from pipeline.engine.ray_errors import plain_error
 from pipeline.errors import ClusterError, ConfigError, OutputError
 from pipeline.machine.atomic_files import write_json
+from pipeline.machine.own_files import own_folder, refuse_links
 from pipeline.machine.progress import Progress, duration_text
 from pipeline.settings.run_file import ComputeConfig
 from pipeline.training.config import TrainFile
 from pipeline.training.sources import open_sources, with_chips_made
 from pipeline.training.worker import initial_folder, run_worker
+from spex_core.durable_files import put_in_place, remove
 from spex_core.errors import ModelInputError, SpexError
 from spex_core.legend import Legend
 from spex_core.training_state import METRICS, saved_step
@@ -92,7 +94,7 @@ def train(file: TrainFile, progress: Progress) -> TrainResult:
     """
     trainer_class = _trainer()
     started = time.monotonic()
-    _check_output(file.output)
+    _check_output(file)
     file = with_chips_made(file, progress)
     _prepare(file, progress)
     metrics = file.output / "training" / METRICS
@@ -119,11 +121,9 @@ def _trainer() -> Any:
     return TorchTrainer
 
 
-def _check_output(output: Path) -> None:
-    try:
-        (output / "training").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"output {output} cannot be made: {error.strerror or error}") from error
+def _check_output(file: TrainFile) -> None:
+    own_folder(file.output, "training")
+    refuse_links(file.output, "training/tensorboard", "training/ray", *(() if file.cache else ("chips",)))
 
 
 def _prepare(file: TrainFile, progress: Progress) -> None:
@@ -145,8 +145,12 @@ def _prepare(file: TrainFile, progress: Progress) -> None:
         except ModelInputError as error:
             raise ConfigError(f"model.config: {error}") from error
         partial = folder.with_name(".initial.partial")
-        model.save_pretrained(partial)
-        partial.rename(folder)
+        try:
+            remove(partial)
+            model.save_pretrained(partial)
+            put_in_place(partial, folder)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
 
 
 def _fit(trainer_class: Any, file: TrainFile, progress: Progress) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,9 +21,12 @@ from threadpoolctl import threadpool_limits
 
 import pipeline.simulation
 from pipeline.chips.chip_folder import SCALE
+from pipeline.errors import OutputError
 from pipeline.machine.atomic_files import write_json
+from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.machine.progress import LogProgress, Progress
 from spex_core.bands import BANDS
+from spex_core.durable_files import check_own, put_in_place
 
 CHIP_PX = 256
 ONE_CLASS = 0.85
@@ -32,6 +34,7 @@ ONE_CLASS = 0.85
 SEEDS_PER_CHIP = 5
 """Seeds set aside for a chip: mostly one class under the first, it is drawn again under the next."""
 SAVE_EVERY = 20
+REFLECTANCE, CODES, WEIGHT = "reflectance.npy", "codes.npy", "weight.npy"
 _LAYOUT = 2
 """Rises when another chip comes of the same simulator and seed."""
 
@@ -51,9 +54,12 @@ def simulated_folder(cache: Path, count: int, first_seed: int, progress: Progres
     """
     folder = cache / f"simulated-{first_seed}-{count}-{simulator_fingerprint()}"
     if not folder.exists():
-        partial = folder.with_name(f".{folder.name}.partial")
+        partial = own_folder(cache, f".{folder.name}.partial")
         write_simulated(partial, count, first_seed, progress, processes)
-        os.replace(partial, folder)
+        try:
+            put_in_place(partial, folder)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
 
 
@@ -74,13 +80,14 @@ def write_simulated(
         OutputError: The folder cannot be written.
     """
     progress = progress or LogProgress()
+    _check_own(folder)
     state = folder / "made.json"
     made = int(json.loads(state.read_text(encoding="utf-8"))["chips"]) if state.exists() else 0
     write_json(state, {"chips": made})
     mode = "r+" if made else "w+"
     shape = (count, CHIP_PX, CHIP_PX)
-    reflectance = _array(folder / "reflectance.npy", mode, np.int16, (count, len(BANDS), CHIP_PX, CHIP_PX))
-    codes, weight = (_array(folder / name, mode, np.uint8, shape) for name in ("codes.npy", "weight.npy"))
+    reflectance = _array(folder / REFLECTANCE, mode, np.int16, (count, len(BANDS), CHIP_PX, CHIP_PX))
+    codes, weight = (_array(folder / name, mode, np.uint8, shape) for name in (CODES, WEIGHT))
     weight[:] = 1
     progress.start("simulated chips", count, "chips", made)
     seeds = range(first_seed + SEEDS_PER_CHIP * made, first_seed + SEEDS_PER_CHIP * count, SEEDS_PER_CHIP)
@@ -92,6 +99,16 @@ def write_simulated(
             for array in (reflectance, codes, weight):
                 array.flush()
             write_json(state, {"chips": index + 1})
+
+
+def _check_own(folder: Path) -> None:
+    """The arrays are written in place: neither they nor their state may be links to anything else."""
+    refuse_strangers(folder)
+    for name in (REFLECTANCE, CODES, WEIGHT):
+        try:
+            check_own(folder / name)
+        except OSError as error:
+            raise OutputError(f"{folder / name} cannot be written: {error.strerror or error}") from error
 
 
 Simulated = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]

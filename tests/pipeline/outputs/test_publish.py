@@ -178,3 +178,12 @@ def test_a_sub_region_without_a_pixel_is_told(tmp_path: Path) -> None:
     document = json.loads(publication.outputs["explanations"][0].read_text(encoding="utf-8"))
     assert [r["id"] for r in document["regions"]] == ["r0", "r1"]
     assert document["regions"][1]["classes"] == []
+
+
+def test_a_smaller_region_takes_the_other_zone_out_of_the_catalog(tmp_path: Path) -> None:
+    publish(*finished_run(tmp_path, region_of(WEST, EAST)))
+    publish(*finished_run(tmp_path, region_of(WEST)))
+    items = pystac.Catalog.from_file(str(tmp_path / "catalog.json")).get_items(recursive=True)
+    zones = {item.id[-5:] for item in items if item.collection_id == "spex-landcover"}
+    assert zones == {"32632"}
+    assert not list((tmp_path / "spex-landcover").glob("*_32633"))
