@@ -27,6 +27,7 @@ from pipeline.errors import HrefError, ReadError
 from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
 from pipeline.imagery.raster_formats import opened_local
 from pipeline.imagery.remote_file import RemoteFileError, opened_remote
+from pipeline.records.utm import northing_shift_m
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
 
@@ -150,25 +151,35 @@ class AssetReader:
             )
         row, col = int(window.row_off), int(window.col_off)
         height, width = int(window.height), int(window.width)
-        ratio = self._lattice_ratio(ds)
-        if ratio is not None:
-            return self._copy(ds, ratio, row, col, height, width)
-        return self._warp(ds, row, col, height, width)
+        own = self._in_grid(ds)
+        ratio = None if own is None else self._lattice_ratio(own, ds.shape)
+        if own is None or ratio is None:
+            return self._warp(ds, row, col, height, width)
+        return self._copy(ds, own, ratio, row, col, height, width)
 
-    def _lattice_ratio(self, ds: Any) -> int | None:
+    def _in_grid(self, ds: Any) -> Affine | None:
+        """The file's transform in the grid's projection, if both differ by a false northing at most, else None.
+
+        The two hemispheres of a UTM zone are one projection: granules on both sides of the equator share their pixels.
+        """
+        shift = northing_shift_m(ds.crs.to_epsg() or 0, self.spec.epsg)
+        own = ds.transform
+        return None if shift is None else Affine(own.a, own.b, own.c, own.d, own.e, own.f + shift)
+
+    def _lattice_ratio(self, own: Affine, shape: tuple[int, int]) -> int | None:
         """Grid pixels per file pixel if the file's pixel borders all fall on the grid's, else None."""
-        grid, own = self.spec.transform, ds.transform
-        if own.b or own.d or own.a <= 0 or own.e >= 0 or ds.crs.to_epsg() != self.spec.epsg:
+        grid = self.spec.transform
+        if own.b or own.d or own.a <= 0 or own.e >= 0:
             return None
         steps = (own.a / grid.a, own.e / grid.e)
         shifts = ((own.c - grid.c) / grid.a, (own.f - grid.f) / grid.e)
         ratio = round(steps[0])
-        exact = ratio >= 1 and all(abs(s - ratio) * max(ds.shape) < _LATTICE_TOLERANCE_PX for s in steps)
+        exact = ratio >= 1 and all(abs(s - ratio) * max(shape) < _LATTICE_TOLERANCE_PX for s in steps)
         exact = exact and all(abs(s - round(s)) < _LATTICE_TOLERANCE_PX for s in shifts)
         return ratio if exact else None
 
-    def _copy(self, ds: Any, ratio: int, row: int, col: int, height: int, width: int) -> _Float:
-        grid, own = self.spec.transform, ds.transform
+    def _copy(self, ds: Any, own: Affine, ratio: int, row: int, col: int, height: int, width: int) -> _Float:
+        grid = self.spec.transform
         # First pixel of the window, in grid pixels from the file's corner.
         top = row - round((own.f - grid.f) / grid.e)
         left = col - round((own.c - grid.c) / grid.a)

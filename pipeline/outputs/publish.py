@@ -164,7 +164,7 @@ def _write_rasters(place: _ZoneMap, prepared: Prepared, store: RunStore, progres
 def _zone_layers(zone: ZonePlan, prepared: Prepared, store: RunStore) -> ZoneLayers:
     epsg = zone.grid.epsg
     windows = tuple(block.window for block in zone.blocks)
-    return ZoneLayers(zone.grid, windows, store.zone(epsg), prepared.region.zone_geometry(epsg))
+    return ZoneLayers(zone.grid, windows, store.zone(epsg), prepared.zone_areas[epsg])
 
 
 def _write_explanations(place: _ZoneMap, prepared: Prepared, explanations: tuple[RegionExplanation, ...]) -> None:
@@ -211,7 +211,7 @@ def _write_catalog(
             start=config.start,
             end=config.end,
             grid=place.zone.grid,
-            geometry=prepared.region.zone_geometry(epsg),
+            geometry=prepared.zone_areas[epsg],
             legend=legend,
             scenes=tuple(scenes[scene_id] for scene_id in place.zone.scene_ids),
             software=plan.software,

@@ -20,6 +20,7 @@ from pipeline.errors import CatalogError, NoScenesError, RegionError
 from pipeline.planning.estimate import PlanSummary, footprint, summarise
 from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile, union_window
 from pipeline.planning.plan_file import read_plan, write_plan
+from pipeline.planning.zones import zone_areas
 from pipeline.records.grid import project, unproject, window_bounds, zone_grid
 from pipeline.records.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.records.region import Region
@@ -64,7 +65,8 @@ def build_plan(
     if not ordered:
         raise NoScenesError("no scene to map: widen the dates, the cloud limit or the region")
     versions = dict(sorted((software_versions() if software is None else software).items()))
-    zones = tuple(plan for epsg in sorted(region.utm_epsgs()) if (plan := _plan_zone(epsg, region, ordered, config)))
+    areas = zone_areas(region, ordered)
+    zones = tuple(plan for epsg, area in areas.items() if (plan := _plan_zone(epsg, area, ordered, config)))
     if not zones:
         raise RegionError("the region covers no pixel of any UTM zone; check its coordinates (lon/lat, WGS 84)")
     return MapPlan(
@@ -140,10 +142,7 @@ def _numerics(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
 # --- one zone -----------------------------------------------------------------------------------------------------
 
 
-def _plan_zone(epsg: int, region: Region, scenes: Sequence[Scene], config: RunConfig) -> ZonePlan | None:
-    part = region.zone_geometry(epsg)
-    if part.is_empty:
-        return None
+def _plan_zone(epsg: int, part: shapely.Geometry, scenes: Sequence[Scene], config: RunConfig) -> ZonePlan | None:
     grid = zone_grid(part, epsg, config.tiling.resolution_m)
     clip = config.publish.clip
     whole = Window(0, 0, grid.height, grid.width)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+from shapely.geometry.base import BaseGeometry
+
 from pipeline.planning.blocks import build_plan
+from pipeline.planning.zones import zone_areas
 from pipeline.records.plan import MapPlan
 from pipeline.records.region import Region, read_region
 from pipeline.settings.model import check_model, classifier_fingerprint, device_for
@@ -24,6 +28,11 @@ class Prepared:
     fingerprint: str
     """Of the classifier."""
     plan: MapPlan
+
+    @functools.cached_property
+    def zone_areas(self) -> dict[int, BaseGeometry]:
+        """EPSG code → the part of the region that its map holds, lon/lat."""
+        return zone_areas(self.region, self.plan.scenes)
 
 
 def prepare(config: RunConfig) -> Prepared:

@@ -19,6 +19,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from pipeline.errors import RegionError
+from pipeline.records import antimeridian
 from pipeline.records.plan import Window, ZoneGrid
 
 DENSIFY_DEGREES = 0.01
@@ -110,10 +111,15 @@ def _project(geometry: shapely.Geometry, epsg: int) -> shapely.Geometry:
 
 
 def unproject(geometry: shapely.Geometry, epsg: int, max_segment_m: float = 1000.0) -> shapely.Geometry:
-    """Geometry in metres of a UTM zone → lon/lat degrees, with its edges densified first."""
-    return shapely.transform(
+    """Geometry in metres of a UTM zone → lon/lat degrees, with its edges densified first.
+
+    Ground that reaches over the antimeridian comes back as one polygon on each side of it.
+    """
+    lonlat = shapely.transform(
         shapely.segmentize(geometry, max_segment_m), _transformer(epsg, 4326).transform, interleaved=False
     )
+    west, _, east, _ = lonlat.bounds
+    return antimeridian.split(lonlat) if east - west > 180.0 else lonlat
 
 
 @functools.lru_cache(maxsize=256)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,15 +17,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pyproj
 import shapely
-from shapely.affinity import translate
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import RegionError
+from pipeline.records import antimeridian, utm
+from pipeline.records.utm import epsg_at, joined_ground, polygonal, zone_parts
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
-UTM_SOUTH, UTM_NORTH = -80.0, 84.0
-"""Latitudes that UTM covers, degrees."""
 _LONLAT_CRS = re.compile(r"(CRS:?:?84|EPSG:?:?4326|OGC:1\.3:CRS84)$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
@@ -55,51 +54,28 @@ class Region:
     def utm_epsgs(self) -> tuple[int, ...]:
         """EPSG codes of the UTM zones touched, ascending.
 
-        Zones are plain 6° strips (no Norway or Svalbard exceptions). A strip is one zone even where the region
-        straddles the equator: north or south is decided by the centroid of the part inside the strip.
+        Zones are those of the MGRS grid, Norway and Svalbard included. A zone is one even where the region straddles
+        the equator: north or south is decided by the centroid of the part inside the zone.
         """
-        return tuple(sorted(_utm_epsg(zone, part) for zone, part in _zone_parts(self.geometry)))
+        return tuple(sorted(self._zones()))
 
     def zone_geometry(self, epsg: int) -> BaseGeometry:
-        """The part of the region inside the 6° strip of ``epsg``, lon/lat. The zones partition the region.
+        """The part of the region inside the zone of ``epsg``, lon/lat. The zones partition the region.
 
         Raises:
             RegionError: ``epsg`` is not one of :meth:`utm_epsgs`.
         """
-        for zone, part in _zone_parts(self.geometry):
-            if _utm_epsg(zone, part) == epsg:
-                return part
-        raise RegionError(f"the region does not touch EPSG:{epsg}; it touches {list(self.utm_epsgs())}")
+        zones = self._zones()
+        if epsg not in zones:
+            raise RegionError(f"the region does not touch EPSG:{epsg}; it touches {list(self.utm_epsgs())}")
+        return zones[epsg]
 
-
-def utm_zone(lon: float) -> int:
-    """Number (1..60) of the plain 6° strip that holds a longitude in degrees; +180 belongs to zone 60."""
-    return min(int((lon + 180.0) // 6.0) + 1, 60)
-
-
-def _zone_parts(geometry: BaseGeometry) -> Iterator[tuple[int, BaseGeometry]]:
-    polygons = shapely.get_parts(geometry)
-    wanted: set[int] = set()
-    for west, _, east, _ in shapely.bounds(polygons):
-        wanted.update(range(utm_zone(west), utm_zone(east) + 1))
-    for zone in sorted(wanted):
-        west = -180.0 + 6.0 * (zone - 1)
-        part = polygonal(shapely.intersection(geometry, shapely.box(west, -90.0, west + 6.0, 90.0)))
-        # A region that only touches the border of a strip has no area there and gets no map for it.
-        if not part.is_empty and part.area > 0.0:
-            yield zone, part
-
-
-def _utm_epsg(zone: int, part: BaseGeometry) -> int:
-    return (32600 if part.centroid.y >= 0.0 else 32700) + zone
-
-
-def polygonal(geometry: BaseGeometry) -> BaseGeometry:
-    """The polygons of a geometry, as Polygon or MultiPolygon (empty if it has none); lines and points are dropped."""
-    if geometry.geom_type in ("Polygon", "MultiPolygon"):
-        return geometry
-    parts = [part for part in shapely.get_parts(geometry) if part.geom_type in ("Polygon", "MultiPolygon")]
-    return shapely.union_all(parts) if parts else shapely.Polygon()
+    def _zones(self) -> dict[int, BaseGeometry]:
+        pieces: dict[int, list[BaseGeometry]] = {}
+        for part in zone_parts(self.geometry):
+            pieces.setdefault(part.zone, []).append(part.geometry)
+        joined = {zone: joined_ground(parts) for zone, parts in pieces.items()}
+        return {epsg_at(zone, ground): ground for zone, ground in joined.items()}
 
 
 def read_region(
@@ -206,8 +182,8 @@ def _checked_geometry(data: Any, label: str, path: Path, notes: list[str]) -> Ba
                 f"{label} of {path} has a polygon {east - west:.0f}° wide; if it crosses the antimeridian, split it "
                 "there into a MultiPolygon (RFC 7946 section 3.1.9)"
             )
-        if south < UTM_SOUTH or north > UTM_NORTH:
-            raise RegionError(f"{label} of {path} leaves the latitudes of UTM ({UTM_SOUTH:g}° to {UTM_NORTH:g}°)")
+        if south < utm.SOUTH or north > utm.NORTH:
+            raise RegionError(f"{label} of {path} leaves the latitudes of UTM ({utm.SOUTH:g}° to {utm.NORTH:g}°)")
     if not geometry.is_valid:
         reason = shapely.is_valid_reason(geometry)
         geometry = polygonal(shapely.make_valid(geometry))
@@ -282,27 +258,9 @@ def _cell_edges(low: float, high: float, size: float) -> np.ndarray:
     return edges
 
 
-def _unwrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """A region split at the antimeridian as one piece, with longitudes up to 360; any other region unchanged."""
-    west, _, east, _ = geometry.bounds
-    if east - west <= 180.0:
-        return geometry
-    parts = [translate(p, 360.0) if p.bounds[2] < 0.0 else p for p in shapely.get_parts(geometry)]
-    return polygonal(shapely.union_all(parts))
-
-
-def _wrapped(geometry: BaseGeometry) -> BaseGeometry:
-    """Inverse of :func:`_unwrapped`."""
-    if geometry.bounds[2] <= 180.0:
-        return geometry
-    beyond = translate(shapely.intersection(geometry, shapely.box(180.0, -90.0, 540.0, 90.0)), -360.0)
-    within = shapely.intersection(geometry, shapely.box(-180.0, -90.0, 180.0, 90.0))
-    return polygonal(shapely.GeometryCollection([polygonal(within), polygonal(beyond)]))
-
-
 def _grid_cells(geometry: BaseGeometry, grid_km: float, max_regions: int, path: Path) -> tuple[SubRegion, ...]:
-    zones = [_utm_epsg(zone, part) for zone, part in _zone_parts(geometry)]
-    geometry = _unwrapped(geometry)
+    zones = Region(geometry, ()).utm_epsgs()
+    geometry = antimeridian.unwrapped(geometry)
     centre = geometry.centroid
     # One zone: cells are squares of its map. Several: squares of an equal-area projection centred on the region.
     laea = f"+proj=laea +lat_0={centre.y:.4f} +lon_0={centre.x:.4f} +datum=WGS84 +units=m"
@@ -333,7 +291,7 @@ def _grid_cells(geometry: BaseGeometry, grid_km: float, max_regions: int, path: 
             if part.is_empty or part.area <= 1e-6 * lonlat.area:
                 continue
             name = f"{_column_letters(column)}{row + 1}"
-            cells.append(SubRegion(f"cell-{name}", f"Cell {name}", _wrapped(part)))
+            cells.append(SubRegion(f"cell-{name}", f"Cell {name}", antimeridian.wrapped(part)))
             if len(cells) > max_regions:
                 raise RegionError(
                     f"cells of {grid_km:g} km cut {path} into more than {max_regions} sub-regions; "

@@ -147,7 +147,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
             grid=zone.grid,
             scenes=tuple(scenes[scene_id] for scene_id in zone.scene_ids),
             composite=prepared.config.composite,
-            area=prepared.region.zone_geometry(zone.grid.epsg) if clip else None,
+            area=prepared.zone_areas[zone.grid.epsg] if clip else None,
             legend=prepared.legend,
             run_folder=store.folder.resolve(),
             door=door,

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import shapely
-from shapely.affinity import translate
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import SceneError
-from pipeline.records.region import polygonal
+from pipeline.records import antimeridian
 from pipeline.records.scene import SCL, Scene, SceneAsset
+from pipeline.records.utm import polygonal
 from pipeline.settings.run_file import Provider, SourceConfig
 from pipeline.sources import hrefs
 from pipeline.sources.providers import NATIVE_GSD_M, find_assets
@@ -215,24 +215,7 @@ def item_footprint(item: Mapping[str, Any]) -> BaseGeometry:
         if not all(math.isfinite(v) for v in (west, south, east, north)) or south >= north or west == east:
             raise SceneError(f"{item_id(item)}: bbox {bbox} is empty or not finite")
         geometry = shapely.box(west, south, east if east > west else east + 360.0, north)
-    return _split_antimeridian(geometry)
-
-
-def _split_antimeridian(geometry: BaseGeometry) -> BaseGeometry:
-    """No granule is 180° wide: a polygon that seems to be has its far side beyond the antimeridian."""
-    parts: list[BaseGeometry] = []
-    for part in shapely.get_parts(geometry):
-        west, _, east, _ = part.bounds
-        if east - west > 180.0:
-            part = shapely.make_valid(
-                shapely.transform(part, lambda x, y: (np.where(x < 0.0, x + 360.0, x), y), interleaved=False)
-            )
-        beyond = shapely.intersection(part, shapely.box(180.0, -90.0, 540.0, 90.0))
-        if not beyond.is_empty and beyond.area > 0.0:
-            parts.append(translate(beyond, -360.0))
-            part = shapely.intersection(part, shapely.box(-180.0, -90.0, 180.0, 90.0))
-        parts.append(part)
-    return polygonal(shapely.union_all(parts))
+    return antimeridian.split(geometry)
 
 
 def item_epsg(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]] = ()) -> int:

@@ -37,7 +37,11 @@ def finished_run(
     output: Path, region: Region, *, fail_block: bool = False, skipped: tuple[tuple[str, str], ...] = ()
 ) -> tuple[Prepared, RunStore]:
     config = run_config(tiling=TILING, output=str(output))
-    scenes = [scene_over("S2_1", shapely.box(11.9, 45.9, 12.1, 46.1), self_href="https://example.org/S2_1.json")]
+    both = shapely.box(11.9, 45.9, 12.1, 46.1)
+    scenes = [
+        scene_over("S2_1", both, self_href="https://example.org/S2_1.json"),
+        scene_over("S2_2", both, self_href="https://example.org/S2_2.json", epsg=32633),
+    ]
     plan = build_plan(config, region, scenes, model_fingerprint="rules:1", legend=LEGEND)
     store = RunStore.create(run_folder(output, plan.run_id), plan, LEGEND)
     rng = np.random.default_rng(0)
@@ -159,7 +163,7 @@ def test_an_item_of_several_zones_does_not_carry_the_figures_of_all(published: t
         properties = item_of(path)["properties"]
         assert "spex:observed_share" not in properties
         assert "spex:mean_confidence" not in properties
-        assert properties["processing:lineage"].startswith("1 Sentinel-2 L2A scene of 2026-05-01 to 2026-05-31")
+        assert properties["processing:lineage"].startswith("2 Sentinel-2 L2A scenes of 2026-05-01 to 2026-05-31")
 
 
 def test_a_block_that_was_never_reached_is_missing_too(tmp_path: Path) -> None:

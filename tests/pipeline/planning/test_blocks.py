@@ -27,7 +27,7 @@ from tests.pipeline.small_plans import LEGEND, region_of, run_config, scene_over
 AREA = shapely.box(11.98, 46.0, 12.02, 46.02)  # straddles the border of zones 32 and 33
 SCENES = (
     scene_over("west", shapely.box(11.0, 45.5, 12.0, 46.5), day=3),
-    scene_over("east", shapely.box(12.0, 45.5, 13.0, 46.5), day=2),
+    scene_over("east", shapely.box(12.0, 45.5, 13.0, 46.5), day=2, epsg=32633),
     scene_over("late", shapely.box(11.0, 45.5, 13.0, 46.5), day=9),
 )
 TILING = {"tile_px": 64, "overlap_px": 16, "block_px": 128}
@@ -235,8 +235,12 @@ def test_each_zone_lists_the_scenes_that_meet_its_part() -> None:
     far = scene_over("far", shapely.box(20, 46, 21, 47))
     tiling = {"tile_px": 256, "overlap_px": 64, "block_px": 2048}
     west = scene_over("west", shapely.box(11.0, 45.5, 11.9, 46.5), day=3)
-    plan = plan_for(run_config(tiling=tiling), region, [west, SCENES[2], far])
-    assert [(zone.grid.epsg, zone.scene_ids) for zone in plan.zones] == [(32632, ("west", "late")), (32633, ("late",))]
+    east = scene_over("east", shapely.box(12.1, 45.5, 13.0, 46.5), day=2, epsg=32633)
+    plan = plan_for(run_config(tiling=tiling), region, [west, east, SCENES[2], far])
+    assert [(zone.grid.epsg, zone.scene_ids) for zone in plan.zones] == [
+        (32632, ("west", "late")),
+        (32633, ("east", "late")),
+    ]
 
 
 def test_planned_blocks_hold_every_pixel_of_the_region() -> None:
