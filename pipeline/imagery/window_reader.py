@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.stack import load
+from pipeline.records.grid import slices
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
 from pipeline.settings.run_file import CompositeConfig
@@ -20,6 +21,11 @@ from spex_core.bands import SENTINEL2_BANDS
 
 SAMPLE_STEP_PX = 8
 """Every so many-th pixel goes into the check of dark pixels."""
+
+MASKS_KEPT = 64
+"""Masks of the whole window that are kept while it is composited, two bits a pixel."""
+SCENES_SAMPLED = 32
+"""Scenes of one window that go into the check of dark pixels, the least cloudy ones."""
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
@@ -38,8 +44,10 @@ class WindowReader:
         self._mask_scl = composite.mask_scl
         # Growth is given in 10 m pixels; the grid may be coarser.
         self._dilation_px = round(composite.mask_dilation_px * 10.0 / grid.resolution_m)
-        self._masks: dict[str, npt.NDArray[np.uint8]] = {}
-        """Scene id → bits of (seen, clear): packed, because there may be a hundred candidates."""
+        self._kept: dict[str, npt.NDArray[np.uint8]] = {}
+        """Scene id → bits of (seen, clear) of the whole window: asked for again when a file fails half-way."""
+        self._ahead: dict[tuple[str, Window], npt.NDArray[np.uint8]] = {}
+        """The same of rectangles, until they were used."""
         self._clear_samples: dict[str, _Bool] = {}
         self._samples: dict[str, dict[str, _Float]] = {}
         self._problems: dict[str, str] = {}
@@ -50,40 +58,72 @@ class WindowReader:
         """True if a file of the scene could not be read."""
         return scene.id in self._problems
 
-    def clear(self, scene: Scene) -> tuple[_Bool, _Bool] | None:
-        """(seen, clear), each bool [h, w]: where the scene has data, and where it may be used. None if unreadable."""
+    @property
+    def lattice_offset(self) -> tuple[int, int]:
+        """Row and column of the window's first pixel on the lattice of the projection's origin."""
+        step = self.grid.resolution_m
+        return round(-self.grid.top / step) + self.window.row, round(self.grid.left / step) + self.window.col
+
+    def within_grid(self, part: Window) -> Window:
+        """A rectangle of the window as a window of the grid."""
+        return Window(self.window.row + part.row, self.window.col + part.col, part.height, part.width)
+
+    def clear(self, scene: Scene, part: Window) -> tuple[_Bool, _Bool] | None:
+        """Where a scene has data and where it may be used, in a rectangle of the window.
+
+        Returns:
+            (seen, clear), each bool [h, w] of the rectangle; None if unreadable.
+        """
         if self.failed(scene):
             return None
-        if scene.id not in self._masks:
+        if scene.id not in self._kept and (scene.id, part) not in self._ahead:
             try:
-                self._remember_masks([scene])
+                self._read_masks([scene], part)
             except ReadError as error:
                 self._problems[scene.id] = f"{scene.id}: {SCL}: {error}"
                 return None
-        seen, clear = np.unpackbits(self._masks[scene.id], axis=-1, count=self.shape[1]).view(bool)
+        packed = self._ahead.pop((scene.id, part), None)
+        if packed is None:
+            rows, columns = slices(part, Window(0, 0, *self.shape))
+            seen, clear = np.unpackbits(self._kept[scene.id][:, rows], axis=-1, count=self.shape[1]).view(bool)
+            return seen[:, columns], clear[:, columns]
+        seen, clear = np.unpackbits(packed, axis=-1, count=part.width).view(bool)
         return seen, clear
 
-    def prefetch(self, scenes: Sequence[Scene]) -> None:
+    def prefetch(self, scenes: Sequence[Scene], part: Window) -> None:
         """Reads the masks of several scenes that will all be asked for, at the same time where they are remote."""
-        wanted = [scene for scene in scenes if scene.id not in self._masks and not self.failed(scene)]
+        wanted = [s for s in scenes if s.id not in self._kept and not self.failed(s)]
         # A file that fails here is told when its scene is asked for.
         with contextlib.suppress(ReadError):
-            self._remember_masks(wanted)
+            self._read_masks(wanted, part)
 
-    def _remember_masks(self, scenes: Sequence[Scene]) -> None:
-        halo, (height, width) = self._dilation_px, self.shape
-        grown = Window(self.window.row - halo, self.window.col - halo, height + 2 * halo, width + 2 * halo)
+    def forget_masks(self) -> None:
+        """Lets go of what was read ahead and not asked for."""
+        self._ahead.clear()
+
+    def _read_masks(self, scenes: Sequence[Scene], part: Window) -> None:
+        halo, (height, width) = self._dilation_px, (part.height, part.width)
+        inner = self.within_grid(part)
+        grown = Window(inner.row - halo, inner.col - halo, height + 2 * halo, width + 2 * halo)
         for scene, scl in zip(scenes, load(scenes, [SCL], self.grid, grown, self._door)[:, 0], strict=True):
             classes = np.nan_to_num(scl, nan=0.0).astype(np.uint8)
             seen = classes[halo : halo + height, halo : halo + width] != 0
             clear = clear_mask(classes, self._mask_scl, halo)
-            self._masks[scene.id] = np.packbits(np.stack([seen, clear]), axis=-1)
-            self._clear_samples[scene.id] = clear[::SAMPLE_STEP_PX, ::SAMPLE_STEP_PX].copy()
+            packed = np.packbits(np.stack([seen, clear]), axis=-1)
+            if (height, width) == self.shape and len(self._kept) < MASKS_KEPT:
+                self._kept[scene.id] = packed
+            else:
+                self._ahead[scene.id, part] = packed
+            self._sample_clear(scene, part, clear)
 
-    def bands(self, scenes: Sequence[Scene], names: Sequence[str]) -> _Float | None:
-        """Reflectance: float32 [scene, band, h, w], NaN = none. None if any is unreadable, which is remembered."""
+    def bands(self, scenes: Sequence[Scene], names: Sequence[str], part: Window) -> _Float | None:
+        """Reflectance in a rectangle of the window.
+
+        Returns:
+            float32 [scene, band, h, w] of the rectangle, NaN = none. None if any is unreadable, which is remembered.
+        """
         try:
-            values = load(scenes, names, self.grid, self.window, self._door)
+            values = load(scenes, names, self.grid, self.within_grid(part), self._door)
         except ReadError as error:
             culprits = [(s, n) for s in scenes for n in names if str(error).startswith(f"{s.assets[n].href} ")]
             if not culprits:
@@ -96,10 +136,23 @@ class WindowReader:
                 asset = scene.assets[name]
                 values[i, j] *= np.float32(asset.scale)
                 values[i, j] += np.float32(asset.offset)
-                sample = values[i, j, ::SAMPLE_STEP_PX, ::SAMPLE_STEP_PX]
-                sample = np.where(self._clear_samples[scene.id], sample, np.float32(np.nan))
-                self._samples.setdefault(scene.id, {})[name] = sample
+                self._sample_band(scene, name, part, values[i, j])
         return values
+
+    def _sample_clear(self, scene: Scene, part: Window, clear: _Bool) -> None:
+        if not clear.any():
+            return
+        rows, columns = (-(-size // SAMPLE_STEP_PX) for size in self.shape)
+        sample = self._clear_samples.setdefault(scene.id, np.zeros((rows, columns), bool))
+        at, picked = _sampled(part)
+        sample[at] = clear[picked]
+
+    def _sample_band(self, scene: Scene, name: str, part: Window, values: _Float) -> None:
+        # A bounded number of scenes: the cloudiest of a long period are not checked here.
+        if scene.id not in self._samples and len(self._samples) >= SCENES_SAMPLED:
+            return
+        at, picked = _sampled(part)
+        self._samples.setdefault(scene.id, {})[name] = values[picked][self._clear_samples[scene.id][at]]
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -116,3 +169,13 @@ class WindowReader:
                 if found:
                     warnings.append(f"{scene_id}: {found}")
         return (*(self._problems[k] for k in sorted(self._problems)), *warnings)
+
+
+def _sampled(part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Which pixels of the window's sample lie in a rectangle, and which pixels of the rectangle they are."""
+    step = SAMPLE_STEP_PX
+    at, picked = [], []
+    for start, size in ((part.row, part.height), (part.col, part.width)):
+        at.append(slice(-(-start // step), -(-(start + size) // step)))
+        picked.append(slice(-start % step, None, step))
+    return (at[0], at[1]), (picked[0], picked[1])
