@@ -1,16 +1,17 @@
 """The command ``spex``: a thin layer over the public functions, with exit codes that scripts can rely on.
 
-0 done; 1 the run failed or was interrupted; 2 bad usage or bad input; 3 done with some blocks or scenes missing.
+0 done; 1 the run failed; 2 bad usage or bad input; 3 done with some blocks or scenes missing; 130 interrupted (Ctrl-C,
+SIGTERM, SIGHUP).
 Results go to standard output, progress and messages to standard error.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,13 +21,13 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.errors import BadInputError
+from pipeline.machine import interruption
+from pipeline.machine.interruption import EXIT_INTERRUPTED
 from pipeline.machine.progress import Progress, progress_for
 from pipeline.settings.run_file import RunConfig
 from spex_core.errors import CheckpointError, LegendError, SpexError
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
-_TYPER_INTERRUPTED = 130
-"""What typer makes of Ctrl-C."""
 
 app = typer.Typer(
     name="spex",
@@ -275,19 +276,21 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     ``SPEX_DEBUG=1`` shows tracebacks.
     """
-    # A scheduler or a spot machine ends a run with SIGTERM: the same clean stop as Ctrl-C.
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Schedulers and spot machines end a run with SIGTERM, closed terminals with SIGHUP: the same clean stop as Ctrl-C.
+    interruption.install()
     debug = os.environ.get("SPEX_DEBUG") == "1"
     code: Any = 0
     try:
         code = app(args=arguments, standalone_mode=False)
-        if code == _TYPER_INTERRUPTED:
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
     except typer.Exit as error:
         code = error.exit_code
     except KeyboardInterrupt:
-        _say("interrupted; what is finished is kept: the same command goes on from there")
-        code = EXIT_FAILED
+        interruption.end_at_once_from_now_on()
+        with contextlib.suppress(OSError):  # the terminal may be what has gone
+            _say("interrupted; what is finished is kept: the same command goes on from there")
+        code = EXIT_INTERRUPTED
     except (BadInputError, LegendError, CheckpointError) as error:
         if debug:
             raise
@@ -314,10 +317,6 @@ def _usage_or_defect(error: Exception, debug: bool) -> int:
         raise error
     _say(f"unexpected {type(error).__name__}: {error} (SPEX_DEBUG=1 shows where; please report it)")
     return EXIT_FAILED
-
-
-def _interrupt(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _config(file: Path, output: Path | None = None, address: str | None = None, actors: int | None = None) -> RunConfig:

@@ -138,10 +138,11 @@ def show_status(states: Sequence[RunState], console: Console) -> None:
     """One line per run, then its failures."""
     for state in states:
         left = "" if state.seconds_left is None else f", about {duration_text(state.seconds_left)} left"
+        gone = " (its driver is gone: run it again to go on)" if state.driver_gone else ""
         gaps = f", {state.incomplete} with something missing" if state.incomplete else ""
         _line(
             console,
-            f"{state.run_id} {state.name}: {state.stage}, {state.finished} of {state.blocks} blocks{gaps}"
+            f"{state.run_id} {state.name}: {state.stage}{gone}, {state.finished} of {state.blocks} blocks{gaps}"
             f"{f', {len(state.failures)} given up' if state.failures else ''}{left}",
         )
         for failure in state.failures[:MAX_ROWS]:

@@ -9,23 +9,19 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pipeline.engine.local_ray import local_ray
 from pipeline.errors import ClusterError
 from pipeline.imagery import gdal_settings
-from pipeline.machine import lock
+from pipeline.machine.interruption import handlers_kept, interruptible
 from pipeline.settings.run_file import ComputeConfig
 
 ACTOR_CPUS_PER_THREAD = 0.5
 TASK_CPUS = 0.25
-TEMP_PREFIX = "spex-ray-"
-LOCK = "driver.lock"
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,8 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
 
     A Ray that this process has already initialised is used and left running. With ``compute.address`` a running
     cluster is joined and left at the end. Otherwise a local Ray is started, without a dashboard and without usage
-    statistics, in a temporary folder of its own, and stopped at the end.
+    statistics, behind a token of its own, and stopped at the end, see :mod:`pipeline.engine.local_ray`. Meanwhile
+    SIGTERM and SIGHUP raise KeyboardInterrupt, unless the process has handlers of its own or ignores them.
 
     Raises:
         ClusterError: Ray cannot be started or joined, or has too few GPUs.
@@ -94,80 +91,27 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
         return
     environment = worker_environment(compute.threads_per_actor)
     with contextlib.ExitStack() as stack:
-        stack.callback(ray.shutdown)
+        stack.enter_context(interruptible())
         if compute.address is not None:
+            stack.callback(ray.shutdown)
             _join(ray, compute.address, environment)
         else:
-            folder = stack.enter_context(session_folder())
-            stack.callback(ray.shutdown)  # before the folder goes
-            _start(ray, compute, environment, str(folder))
+            stack.enter_context(local_ray(ray, compute, environment))
         yield _describe(ray, compute, local=compute.address is None)
-
-
-@contextmanager
-def session_folder() -> Iterator[Path]:
-    """A folder for the sockets, logs and spilled objects of a local Ray, removed at the end.
-
-    Folders of drivers that were killed are removed as well: each holds a lock for as long as its driver lives.
-    """
-    # A socket path may be 107 bytes long at most: the usual TMPDIR of a job scheduler would not fit.
-    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
-    for old in parent.glob(f"{TEMP_PREFIX}*"):
-        with contextlib.suppress(OSError), _locked(old / LOCK):  # a folder of another user, or in use, is left alone
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
-    (folder / LOCK).touch()
-    with _locked(folder / LOCK):
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock that the kernel drops when the process dies; never waits. OSError where it cannot be had."""
-    with lock.take(path, create=False):
-        yield
-
-
-def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_dir: str) -> None:
-    cores = os.cpu_count() or 1
-    wanted = (compute.actors or 0) * compute.threads_per_actor
-    # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
-    cpus = max(cores, wanted, 1)
-    # Workers start in Ray's own folder: the package must be found there too when it is run from a clone.
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
-    if not os.access(Path.home(), os.W_OK) and "RAY_AUTH_MODE" not in os.environ:
-        # Ray keeps the token of a local cluster in the home folder and fails without one; loopback must do then.
-        os.environ["RAY_AUTH_MODE"] = "disabled"
-    try:
-        ray.init(
-            address="local",
-            _node_ip_address="127.0.0.1",  # not to be reached from other machines
-            num_cpus=cpus,
-            include_dashboard=False,
-            object_store_memory=compute.object_store_mb * 2**20,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            _temp_dir=temp_dir,
-            runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
-        )
-    except Exception as error:  # Ray raises ValueError, OSError, ConnectionError, RuntimeError, TimeoutError...
-        raise ClusterError(f"a local Ray cannot be started: {error}") from error
 
 
 def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
     try:
-        ray.init(
-            address=address,
-            configure_logging=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            runtime_env={"env_vars": environment},
-        )
+        with handlers_kept():
+            ray.init(
+                address=address,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                runtime_env={"env_vars": environment},
+            )
+    except SystemExit:  # Ray's own answer to SIGTERM while it connects
+        raise KeyboardInterrupt from None
     except Exception as error:
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: {error}; start one with 'ray start --head' or leave --address out"

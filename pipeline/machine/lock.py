@@ -96,7 +96,7 @@ def take(path: Path, *, wait_s: float = 0.0, create: bool = True, who: str | Non
 
 
 def hold(file: BinaryIO, path: Path) -> None:
-    """Locks a file that is open for writing, until it is closed; never waits.
+    """Locks a file that is open for writing, until it is closed; waits no longer than a question takes.
 
     For files that hold something else than a lock (a journal): they cannot say who holds them.
 
@@ -108,10 +108,24 @@ def hold(file: BinaryIO, path: Path) -> None:
         LockedError: Held by another process.
         OSError: The file system has no locks.
     """
+    for last in (False, False, True):
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if last:
+                raise LockedError(errno.EWOULDBLOCK, UNKNOWN_HOLDER, str(path)) from error
+            time.sleep(_POLL_S)  # it may only be asked after, see is_held
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock of a file; True also where that cannot be told."""
     try:
-        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise LockedError(errno.EWOULDBLOCK, UNKNOWN_HOLDER, str(path)) from error
+        with open_own(path, "rb", create=False) as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def _is_still(file: BinaryIO, path: Path) -> bool:

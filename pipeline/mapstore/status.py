@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import OutputError
+from pipeline.machine.lock import is_held
 from pipeline.mapstore.store import STATE_FOLDER, RunStore
 from spex_core.errors import SpexError
 
@@ -21,7 +22,7 @@ class RunState:
     run_id: str
     name: str
     stage: Stage
-    """``running`` also where a driver was killed: its journal has no end."""
+    """``interrupted`` also where a driver was killed: its journal has no end, and nobody writes it any more."""
     blocks: int
     finished: int
     incomplete: int
@@ -32,6 +33,8 @@ class RunState:
     """UTC, ISO 8601."""
     seconds_left: float | None
     """Estimate while running, from the rate since the latest start."""
+    driver_gone: bool = False
+    """The latest driver left without a word (SIGKILL, a lost machine); its run goes on where it is started again."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -63,9 +66,12 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
     blocks = sum(len(zone.blocks) for zone in store.plan.zones)
     stage: Stage = "planned"
     left: float | None = None
+    gone = False
     if state.ended is not None:
         known: dict[str, Stage] = {s: s for s in ("complete", "partial", "failed", "interrupted")}
         stage = known.get(state.ended.status, "failed")
+    elif state.started is not None and not is_held(store.journal_path):
+        stage, gone = "interrupted", True
     elif state.started is not None:
         stage = "running"
         done = len(state.finished) - state.started.resumed_blocks
@@ -84,4 +90,5 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
         ),
         started=state.started.time if state.started else None,
         seconds_left=None if left is None else round(left, 1),
+        driver_gone=gone,
     )

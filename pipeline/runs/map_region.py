@@ -58,11 +58,12 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
                 evaluate(prepared, store)
             return earlier
         engine = _compute(prepared, store, progress)
-        accuracy = evaluate(prepared, store) if evaluate else None
-        publication = publish_run(prepared, store, progress, accuracy, seconds=time.monotonic() - begun)
-        peak_mb = max(peak.mb, engine.worker_peak_mb)
-        result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
-        _write_result(prepared, store, result)
+        with _interruption_journalled(store, begun):
+            accuracy = evaluate(prepared, store) if evaluate else None
+            publication = publish_run(prepared, store, progress, accuracy, seconds=time.monotonic() - begun)
+            peak_mb = max(peak.mb, engine.worker_peak_mb)
+            result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
+            _write_result(prepared, store, result)
         return result
 
 
@@ -135,6 +136,24 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
         finally:
             journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
     return report
+
+
+@contextlib.contextmanager
+def _interruption_journalled(store: RunStore, begun: float) -> Iterator[None]:
+    """A map whose publication was interrupted is not complete; the run that publishes it takes that back."""
+
+    def end(status: str) -> None:
+        with store.journal_writer() as journal:
+            journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        end("interrupted")
+        raise
+    state = store.state()
+    if state.ended is not None and state.ended.status == "interrupted":
+        end("partial" if state.failed or any(block.incomplete for block in state.finished.values()) else "complete")
 
 
 def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...]:

@@ -30,7 +30,8 @@ def _quiet() -> Iterator[None]:
     yield
     logging.getLogger("pipeline").handlers.clear()
     logging.getLogger("pipeline").propagate = True
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def spex(*arguments: str) -> int:
@@ -148,12 +149,19 @@ def test_status_tells_progress_failures_and_time_left(
         journal.append(RunStarted("2026-01-01T00:00:00+00:00", plan.run_id))
         journal.append(BlockFinished(32632, 0, 1.0, 1.0, "0" * 64))
         journal.append(BlockFailed(32632, 1, 3, "ReadError: B04 is gone"))
-    assert spex("status", str(tmp_path), "--json") == 0
+        assert spex("status", str(tmp_path), "--json") == 0
     out = capsys.readouterr().out
     assert "running, 1 of 4 blocks, 1 given up" in out
     assert "B04 is gone" in out
     (state,) = json.loads(out.splitlines()[-1])["runs"]
     assert state["seconds_left"] > 0
+    assert not state["driver_gone"]
+    # The journal has no end, and nobody holds it any more: its driver was killed.
+    assert spex("status", str(tmp_path), "--json") == 0
+    out = capsys.readouterr().out
+    assert "interrupted (its driver is gone: run it again to go on), 1 of 4 blocks" in out
+    (state,) = json.loads(out.splitlines()[-1])["runs"]
+    assert (state["stage"], state["driver_gone"], state["seconds_left"]) == ("interrupted", True, None)
 
 
 def test_status_of_a_folder_without_runs_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,8 +190,10 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tiny_archive: Path, t
             break
         time.sleep(0.02)
     first.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    first.send_signal(signal.SIGINT)  # impatience breaks nothing
     _, said = first.communicate(timeout=60)
-    assert first.returncode == 1, said
+    assert first.returncode == 130, said
     assert "goes on from there" in said
     assert "Traceback" not in said
     second = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=200, env=environment)

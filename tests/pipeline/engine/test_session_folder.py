@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from pipeline.engine.cluster import LOCK, TEMP_PREFIX, session_folder
+from pipeline.engine.local_ray import LOCK, TEMP_PREFIX, session_folder
 
 
 def test_the_folder_goes_with_its_driver() -> None:
@@ -21,7 +21,7 @@ def test_the_folder_goes_with_its_driver() -> None:
 def test_what_a_killed_driver_left_is_removed_and_what_is_in_use_is_not() -> None:
     code = (
         "import time\n"
-        "from pipeline.engine.cluster import session_folder\n"
+        "from pipeline.engine.local_ray import session_folder\n"
         "with session_folder() as f:\n print(f, flush=True)\n time.sleep(99)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

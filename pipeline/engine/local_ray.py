@@ -1,0 +1,276 @@
+"""A Ray of this run's own: a private token, loopback only, nothing that outlives its driver.
+
+What Ray has no setting for is done by replacing names inside it while it starts. Should another version know them no
+more, nothing is opened in silence: the token is looked for before the start, the listening sockets after it. See
+docs/decisions/0025.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import ipaddress
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.engine import session_guard
+from pipeline.engine.session_guard import TOKEN, TOKEN_VARIABLE, end_session, session_processes
+from pipeline.errors import ClusterError
+from pipeline.machine.interruption import handlers_kept
+from pipeline.machine.lock import take
+from pipeline.settings.run_file import ComputeConfig
+
+logger = logging.getLogger(__name__)
+
+TEMP_PREFIX = "spex-ray-"
+LOCK = "driver.lock"
+RAY_FOLDER = "ray"
+"""Ray opens its own folder to all users of the machine; the one around it stays closed."""
+LOOPBACK = "127.0.0.1"
+RELEASE_S = 30.0
+
+SETTINGS = {
+    "RAY_AUTH_MODE": "token",
+    # Figures for Prometheus are served to whoever asks, without a token.
+    "RAY_enable_metrics_collection": "0",
+    "AUTOSCALER_METRIC_PORT": "-1",
+    "DASHBOARD_METRIC_PORT": "-1",
+}
+"""Environment of a local Ray, beside the path of its token."""
+NOT_FOR_IT = ("RAY_AUTH_TOKEN", "RAY_ENABLE_K8S_TOKEN_AUTH", "RAY_REDIS_ADDRESS")
+"""What a user has set for a cluster: another token, or state that lives elsewhere."""
+
+
+@contextmanager
+def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str]) -> Iterator[None]:
+    """Starts a Ray and ends it, with all its processes and files; the environment is as before afterwards.
+
+    Args:
+        ray: The module.
+        compute: How many cores it shall have, and how much shared memory.
+        environment: Environment variables of its workers.
+
+    Raises:
+        ClusterError: It cannot be started, or not without a door to other machines.
+    """
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(session_folder())
+        stack.enter_context(_guarded(folder))
+        stack.enter_context(_token_demanded(folder))
+        stack.callback(_stop, ray)
+        listening = _listening([psutil.Process()])
+        _start(ray, compute, environment, folder / RAY_FOLDER)
+        check_doors(folder, listening)
+        yield
+
+
+@contextmanager
+def session_folder() -> Iterator[Path]:
+    """A folder for the token, sockets, logs and spilled objects of a local Ray, removed at the end.
+
+    What killed drivers have left is removed as well: each folder holds a lock for as long as its driver lives.
+    """
+    # A socket path may be 107 bytes long at most: the usual TMPDIR of a job scheduler would not fit.
+    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    for old in parent.glob(f"{TEMP_PREFIX}*"):
+        with (
+            contextlib.suppress(OSError),
+            take(old / LOCK, create=False),
+        ):  # a folder of another user, or in use, is left alone
+            end_session(old)
+    folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
+    unlocked = folder / f"{LOCK}.new"
+    with take(unlocked):
+        unlocked.rename(folder / LOCK)  # under its name it is never seen without its lock
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _guarded(folder: Path) -> Iterator[None]:
+    """Runs the guard beside this process; at the end it clears the session away, whoever ends first."""
+    command = [sys.executable, "-P", str(Path(session_guard.__file__)), str(folder), str(os.getpid())]
+    try:
+        guard = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C in a terminal is not meant for it
+        )
+    except OSError as error:
+        raise ClusterError(f"a local Ray cannot be started: its guard does not start ({error})") from error
+    try:
+        yield
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        try:
+            guard.wait(RELEASE_S)
+        except subprocess.TimeoutExpired:
+            guard.kill()
+            guard.wait()
+        if guard.returncode:
+            end_session(folder, frozenset((os.getpid(),)))
+
+
+@contextmanager
+def _token_demanded(folder: Path) -> Iterator[None]:
+    """A new token that this process, and whatever Ray it starts, uses and asks for; put away at the end."""
+    path = folder / TOKEN
+    path.parent.mkdir(mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="ascii") as file:
+        file.write(secrets.token_hex(32))
+    settings = SETTINGS | {TOKEN_VARIABLE: str(path)}
+    before = {name: os.environ.get(name) for name in (*settings, *NOT_FOR_IT)}
+    for name in NOT_FOR_IT:
+        os.environ.pop(name, None)
+    os.environ.update(settings)
+    try:
+        _read_authentication_again(demanded=True)
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _read_authentication_again(demanded=False)
+
+
+def _read_authentication_again(*, demanded: bool) -> None:
+    """Ray reads mode and token once per process; after a change of the environment it is told to do so again."""
+    try:
+        raylet: Any = importlib.import_module("ray._raylet")
+        raylet.Config.initialize("")
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+        asked_for = raylet.get_authentication_mode() == raylet.AuthenticationMode.TOKEN
+        known = raylet.AuthenticationTokenLoader.instance().has_token()
+    except (ImportError, AttributeError) as error:
+        raise _unknown_version(f"it has no token authentication that is known here ({error})") from error
+    if demanded and not (asked_for and known):
+        raise _unknown_version("it does not ask for a token although it was told to")
+
+
+def _unknown_version(what: str) -> ClusterError:
+    version = getattr(importlib.import_module("ray"), "__version__", "?")
+    return ClusterError(
+        f"a local Ray {version} is not started: {what}; install the version of constraints.txt, "
+        "or start a Ray yourself and join it (--address)"
+    )
+
+
+def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_dir: Path) -> None:
+    cores = os.cpu_count() or 1
+    wanted = (compute.actors or 0) * compute.threads_per_actor
+    # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
+    cpus = max(cores, wanted, 1)
+    # Workers start in Ray's own folder: the package must be found there too when it is run from a clone.
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    try:
+        with handlers_kept(), _replaced_inside_ray():
+            ray.init(
+                address="local",
+                _node_ip_address=LOOPBACK,
+                num_cpus=cpus,
+                include_dashboard=False,
+                object_store_memory=compute.object_store_mb * 2**20,
+                configure_logging=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                _temp_dir=str(temp_dir),
+                runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
+            )
+    except SystemExit:  # Ray's own answer to SIGTERM while it starts
+        raise KeyboardInterrupt from None
+    except ClusterError:
+        raise
+    except Exception as error:  # Ray raises ValueError, OSError, ConnectionError, RuntimeError, TimeoutError...
+        raise ClusterError(f"a local Ray cannot be started: {error}") from error
+
+
+@contextmanager
+def _replaced_inside_ray() -> Iterator[None]:
+    """Names of Ray that have no setting, replaced while it starts."""
+    replacements: tuple[tuple[str, str, Any, bool], ...] = (
+        # Ray turns a loopback address into the machine's outer one, and every server listens on that or on all.
+        ("ray._private.services", "resolve_ip_for_localhost", lambda host: host, True),
+        # Its agent then starts without the servers for jobs and figures. Otherwise they ask for the token.
+        ("ray._private.utils", "get_dashboard_dependency_error", lambda: ImportError("not wanted"), False),
+        # Ray's handler of fatal signals, in this process, takes SIGTERM for one and prints its native stack.
+        ("ray._private.ray_constants", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True, False),
+    )
+    with contextlib.ExitStack() as stack:
+        for module_name, name, value, needed in replacements:
+            try:
+                module = importlib.import_module(module_name)
+                before = getattr(module, name)
+            except (ImportError, AttributeError) as error:
+                if needed:
+                    raise _unknown_version(f"its ports cannot be kept on loopback ({error})") from error
+                logger.debug("Ray has no %s.%s", module_name, name)
+                continue
+            setattr(module, name, value)
+            stack.callback(setattr, module, name, before)
+        yield
+
+
+def check_doors(folder: Path, known: frozenset[tuple[str, int]] = frozenset()) -> None:
+    """Looks at the listening sockets of a local Ray.
+
+    Args:
+        folder: The session's.
+        known: Address and port of what this process listened on before.
+
+    Raises:
+        ClusterError: One can be reached from other machines; the message names it.
+    """
+    me = psutil.Process()
+    processes = [me, *session_processes(folder)]
+    for process in processes:
+        for address, port in _listening([process]) - (known if process is me else frozenset()):
+            if not is_loopback(address):
+                raise _unknown_version(f"its {process.name()} listens on {address}:{port}, open to other machines")
+
+
+def _listening(processes: list[psutil.Process]) -> frozenset[tuple[str, int]]:
+    """Address and port of every TCP socket that listens."""
+    found = set()
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for connection in process.net_connections(kind="tcp"):
+                if connection.status == psutil.CONN_LISTEN:
+                    found.add((str(connection.laddr.ip), int(connection.laddr.port)))
+    return frozenset(found)
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches an IPv4 or IPv6 address."""
+    parsed = ipaddress.ip_address(address)
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return bool((mapped or parsed).is_loopback)
+
+
+def _stop(ray: Any) -> None:
+    # The processes do not listen to SIGTERM, see handlers_kept: without this Ray would wait a second for each.
+    with contextlib.suppress(ImportError, AttributeError):
+        node = importlib.import_module("ray._private.worker")._global_node
+        kill = node.kill_all_processes
+        node.kill_all_processes = lambda **options: kill(**(options | {"allow_graceful": False}))
+    ray.shutdown()
