@@ -110,9 +110,7 @@ def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
                 log_to_driver=False,
                 runtime_env={"env_vars": environment},
             )
-    except SystemExit:  # Ray's own answer to SIGTERM while it connects
-        raise KeyboardInterrupt from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # Ray ends the process over an address that it cannot read
         raise ClusterError(
             f"no Ray cluster answers at {address!r}: {error}; start one with 'ray start --head' or leave --address out"
         ) from error

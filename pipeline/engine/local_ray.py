@@ -197,11 +197,12 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_d
                 _temp_dir=str(temp_dir),
                 runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
             )
-    except SystemExit:  # Ray's own answer to SIGTERM while it starts
-        raise KeyboardInterrupt from None
     except ClusterError:
         raise
-    except Exception as error:  # Ray raises ValueError, OSError, ConnectionError, RuntimeError, TimeoutError...
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # Ray raises ValueError, OSError, ConnectionError, RuntimeError, TimeoutError...
         raise ClusterError(f"a local Ray cannot be started: {error}") from error
 
 

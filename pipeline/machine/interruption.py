@@ -56,6 +56,10 @@ def handlers_kept() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS} if _in_main_thread() else {}
     try:
         yield
+    except SystemExit as ended:
+        if ended.code == signal.SIGTERM:  # what the handler that is replaced here makes of it (Ray's does)
+            raise KeyboardInterrupt from None
+        raise
     finally:
         for number, handler in handlers.items():
             if handler is not None:  # one that was not installed from Python cannot be put back from here
