@@ -121,7 +121,7 @@ def hold(file: BinaryIO, path: Path) -> None:
 def is_held(path: Path) -> bool:
     """Whether a process holds the lock of a file; True also where that cannot be told."""
     try:
-        with open_own(path, "rb", create=False) as file:
+        with path.open("rb") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
         return True
