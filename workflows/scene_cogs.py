@@ -22,13 +22,13 @@ import shapely.geometry
 from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetWriter
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds, transform_geom
 from rasterio.windows import Window
-from rio_cogeo.cogeo import cog_translate
-from rio_cogeo.profiles import cog_profiles
 
 from pipeline.errors import BadInputError
+from pipeline.outputs.cog_writer import TILE_PX, RasterForm, write_cog
 from pipeline.records.scene import SCL
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.durable_files import put_in_place, remove
@@ -40,7 +40,6 @@ SCL_NODATA, SCL_UNCLASSIFIED = 0, 7
 LEFT_OUT = "-"
 """Name of a band of the file that is not converted."""
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_BLOCK_PX = 512
 _FOOTPRINT_PX = 512
 
 
@@ -216,23 +215,19 @@ def _write_cog(
     overviews: Literal["average", "nearest"],
     block: Callable[[Window], npt.NDArray[Any]],
 ) -> None:
-    """Writes one band block by block as a tiled GeoTIFF, then turns it into a COG; 0 is nodata."""
-    tiled = path.with_suffix(".tiled.tif")
-    profile = {
-        "driver": "GTiff", "dtype": dtype, "count": 1, "nodata": 0,
-        "width": grid.width, "height": grid.height, "crs": f"EPSG:{grid.epsg}", "transform": grid.transform,
-        "tiled": True, "blockxsize": _BLOCK_PX, "blockysize": _BLOCK_PX,
-    }  # fmt: skip
-    with rasterio.open(tiled, "w", **profile) as target:
-        for row in range(0, grid.height, _BLOCK_PX):
-            for col in range(0, grid.width, _BLOCK_PX):
-                window = Window(col, row, min(_BLOCK_PX, grid.width - col), min(_BLOCK_PX, grid.height - row))
+    """Writes one band block by block; 0 is nodata."""
+
+    def fill(target: DatasetWriter) -> None:
+        for row in range(0, grid.height, TILE_PX):
+            for col in range(0, grid.width, TILE_PX):
+                window = Window(col, row, min(TILE_PX, grid.width - col), min(TILE_PX, grid.height - row))
                 target.write(block(window), 1, window=window)
-    cog_translate(
-        str(tiled), str(path), cog_profiles.get("deflate"),  # type: ignore[no-untyped-call]
-        overview_resampling=overviews, in_memory=False, quiet=True, add_mask=False,
+
+    form = RasterForm(
+        height=grid.height, width=grid.width, epsg=grid.epsg, transform=grid.transform,
+        dtype=dtype, nodata=0, resampling=overviews,
     )  # fmt: skip
-    tiled.unlink()
+    write_cog(path, form, fill)
 
 
 def _digital_numbers(values: npt.NDArray[np.float32], scene: SceneFile) -> npt.NDArray[np.uint16]:

@@ -1,55 +1,32 @@
 """Finished zones as Cloud-Optimized GeoTIFFs: streamed, valid, byte-identical on every writing.
 
-What goes wrong otherwise (each held by a test): ``average`` overviews invent class codes and still pass validation;
-tags written after the translation make the file a COG no longer; GDAL's COG driver fed by chunks can end without
-overviews. So: a tiled GeoTIFF first, written block by block with its colours and tags; then one ``cog_translate`` to a
-temporary name; validated, overviews checked against the legend; then renamed. No time stamp enters the file.
+What goes wrong otherwise (each held by a test): ``average`` overviews invent class codes and still pass validation; a
+level as wide as its tile is taken for untiled. So every file goes through :mod:`pipeline.outputs.cog_writer`, and its
+values are checked on every level before it gets its name.
 """
 
 from __future__ import annotations
 
-import math
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
-from rio_cogeo.cogeo import cog_translate, cog_validate
 
 from pipeline.errors import CogError
+from pipeline.machine.atomic_files import write_text
 from pipeline.mapstore.store import LayerName, ZoneStore
+from pipeline.outputs.cog_writer import OverviewResampling, RasterForm, validate_cog, write_blank_cog, write_cog
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.grid import transform
 from pipeline.records.plan import Window, ZoneGrid
-from spex_core.durable_files import put_in_place
 from spex_core.legend import Legend
-
-BLOCK_PX = 512
-"""Internal tile of the written files."""
-OverviewResampling = Literal["mode", "nearest", "average"]
-
-_GDAL = {
-    "GDAL_NUM_THREADS": "1",  # one writer, one order
-    "GDAL_CACHEMAX": 64,  # MB; GDAL's default of 5 % of the machine's memory is per process
-    "GDAL_TIFF_OVR_BLOCKSIZE": str(BLOCK_PX),
-    "GDAL_PAM_ENABLED": "NO",  # no side files next to temporary names
-}
-_PROFILE: dict[str, Any] = {
-    "driver": "GTiff",
-    "tiled": True,
-    "blockxsize": BLOCK_PX,
-    "blockysize": BLOCK_PX,
-    "compress": "DEFLATE",
-    "zlevel": 6,
-    "interleave": "band",
-    "bigtiff": "IF_SAFER",
-}
 
 
 @dataclass(frozen=True)
@@ -93,9 +70,30 @@ def write_landcover_cog(
 
     Raises:
         CogError: Not writable, not a valid COG, or a pixel or overview holds a code that is not in the legend.
+        OutputError: The file beside it cannot be written.
         StoreError: The store is damaged.
     """
-    style = _Style(
+    style = _landcover_style(legend, overview_resampling)
+    tags = {"LEGEND": legend.name, **(tags or {})}
+    written = _write(zone, Path(path), style, tags, {legend.nodata, *legend.codes})
+    write_text(written.with_name(written.name + ".aux.xml"), _categories_xml(legend))
+    return written
+
+
+def write_blank_landcover_cog(grid: ZoneGrid, path: Path, legend: Legend) -> None:
+    """Writes a file of the shape of a zone's class map with hardly a pixel in it; some seconds for any shape.
+
+    Raises:
+        CogError: Not writable, or a map of this shape is not a valid COG.
+    """
+    try:
+        write_blank_cog(path, _form(grid, _landcover_style(legend, "nearest")))
+    except (OSError, RasterioError) as error:
+        raise CogError(f"{path} cannot be written: {error}") from None
+
+
+def _landcover_style(legend: Legend, overview_resampling: Literal["mode", "nearest"]) -> _Style:
+    return _Style(
         layer="landcover",
         description="land cover class",
         nodata=legend.nodata,
@@ -103,10 +101,6 @@ def write_landcover_cog(
         predictor=1,
         colormap=legend.colormap(),
         band_tags={f"CLASS_{c.code}": c.name for c in legend},
-    )
-    side_file = _categories_xml(legend).encode()
-    return _write(
-        zone, Path(path), style, {"LEGEND": legend.name, **(tags or {})}, {legend.nodata, *legend.codes}, side_file
     )
 
 
@@ -150,85 +144,49 @@ def write_valid_count_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[st
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def _write(
-    zone: ZoneStore,
-    path: Path,
-    style: _Style,
-    tags: Mapping[str, str],
-    allowed: set[int],
-    side_file: bytes | None = None,
-) -> Path:
+def _write(zone: ZoneStore, path: Path, style: _Style, tags: Mapping[str, str], allowed: set[int]) -> Path:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # A folder beside the destination: same file system, and whatever GDAL leaves behind goes with it.
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder, rasterio.Env(**_GDAL):
-            tiled, cog = Path(folder) / "tiled.tif", Path(folder) / "cog.tif"
-            _write_tiled(zone, tiled, style, tags)
-            cog_translate(
-                tiled,
-                cog,
-                {**_PROFILE, "predictor": style.predictor},
-                overview_level=_overview_levels(zone.grid),
-                overview_resampling=style.resampling,
-                in_memory=False,
-                web_optimized=False,
-                forward_band_tags=True,
-                quiet=True,
-                config=_GDAL,
-            )
-            tiled.unlink()
-            check_cog(cog, allowed)
-            if side_file is not None:
-                side = Path(folder) / "cog.tif.aux.xml"
-                side.write_bytes(side_file)
-                put_in_place(side, path.with_name(path.name + ".aux.xml"))
-            put_in_place(cog, path)
+        write_cog(
+            path,
+            _form(zone.grid, style),
+            lambda target: _fill(target, zone, style, tags),
+            lambda cog: check_cog(cog, allowed),
+        )
     except (OSError, RasterioError) as error:
         raise CogError(f"{path} cannot be written: {error}") from None  # GDAL's own errors do not pickle
     return path
 
 
-def _write_tiled(zone: ZoneStore, path: Path, style: _Style, tags: Mapping[str, str]) -> None:
-    grid = zone.grid
-    profile = {
-        "driver": "GTiff",
-        "dtype": "uint8",
-        "count": 1,
-        "height": grid.height,
-        "width": grid.width,
-        "crs": f"EPSG:{grid.epsg}",
-        "transform": transform(grid),
-        "tiled": True,
-        "blockxsize": BLOCK_PX,
-        "blockysize": BLOCK_PX,
-        "bigtiff": "IF_SAFER",
-        "nodata": style.nodata,
-        "photometric": "PALETTE" if style.colormap else "MINISBLACK",
-    }
-    # Not compressed: a store block need not end where a file's tile ends, and rewriting compressed tiles leaks space.
-    with rasterio.open(path, "w", **profile) as target:
-        if style.colormap is not None:
-            target.write_colormap(1, dict(style.colormap))
-        target.set_band_description(1, style.description)
-        statistics = _Statistics()
-        for window in _windows(grid, zone.array(style.layer).chunks[-1]):
-            values = zone.read(style.layer, window)
-            target.write(values, 1, window=RasterWindow(window.col, window.row, window.width, window.height))
-            if style.statistics:
-                statistics.add(values, style.nodata)
-        target.update_tags(**dict(sorted(tags.items())))
-        target.update_tags(1, **style.band_tags, **statistics.tags())
+def _form(grid: ZoneGrid, style: _Style) -> RasterForm:
+    return RasterForm(
+        height=grid.height,
+        width=grid.width,
+        epsg=grid.epsg,
+        transform=transform(grid),
+        dtype="uint8",
+        nodata=style.nodata,
+        resampling=style.resampling,
+        predictor=style.predictor,
+        colormap=style.colormap,
+    )
+
+
+def _fill(target: DatasetWriter, zone: ZoneStore, style: _Style, tags: Mapping[str, str]) -> None:
+    target.set_band_description(1, style.description)
+    statistics = _Statistics()
+    for window in _windows(zone.grid, zone.array(style.layer).chunks[-1]):
+        values = zone.read(style.layer, window)
+        target.write(values, 1, window=RasterWindow(window.col, window.row, window.width, window.height))
+        if style.statistics:
+            statistics.add(values, style.nodata)
+    target.update_tags(**dict(sorted(tags.items())))
+    target.update_tags(1, **style.band_tags, **statistics.tags())
 
 
 def _windows(grid: ZoneGrid, size: int) -> Iterator[Window]:
     for row in range(0, grid.height, size):
         for col in range(0, grid.width, size):
             yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
-
-
-def _overview_levels(grid: ZoneGrid) -> int:
-    """Halvings until the longer side fits one tile (rio-cogeo's own count stops at the shorter: none for a strip)."""
-    return max(0, math.ceil(math.log2(max(grid.height, grid.width) / BLOCK_PX)))
 
 
 class _Statistics:
@@ -269,9 +227,7 @@ def check_cog(path: str | Path, allowed: set[int]) -> None:
         CogError: It is not, or they do not; the message says what and where.
     """
     path = Path(path)
-    valid, errors, warnings = cog_validate(path, quiet=True)
-    if not valid or warnings:
-        raise CogError(f"{path.name} is not a valid COG: {'; '.join([*errors, *warnings])}")
+    validate_cog(path)
     for level, values in _values_by_level(path):
         strange = sorted(values - allowed)
         if strange:
