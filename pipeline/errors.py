@@ -21,6 +21,10 @@ class OutputError(BadInputError):
     """The output folder cannot be used (not writable, another run, not a SPEX run)."""
 
 
+class InstallationError(BadInputError):
+    """What this machine or its environment provides does not fit (PROJ data of another PROJ, say)."""
+
+
 class CatalogError(SpexError):
     """The STAC catalog could not be searched, or answered with something that is not STAC."""
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.explain.sentences import format_area, format_share
-from pipeline.machine.progress import duration_text
+from pipeline.machine.progress import duration_text, size_text
 from pipeline.mapstore.status import RunState
 from pipeline.planning.estimate import PlanSummary
 from pipeline.records.result import RunResult
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 40
 """Longest table of scenes or failures; the files have all of them."""
-
-
-def size_text(count: float) -> str:
-    """Bytes in the unit that keeps them readable, powers of 1024."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.1f} TiB"
 
 
 def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Console) -> None:
@@ -66,6 +57,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
         f"or {duration_text(summary.gpu_seconds)} of one GPU",
         "memory": f"about {size_text(summary.peak_memory_bytes)}",
+        "disk": f"about {size_text(summary.disk_bytes)}",
         "plan": str(path),
     }
     _pairs(console, rows)
@@ -87,6 +79,7 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "bytes_to_read": summary.bytes_to_read,
         "compressed_bytes_to_read": summary.compressed_bytes_to_read,
         "peak_memory_bytes": summary.peak_memory_bytes,
+        "disk_bytes": summary.disk_bytes,
         "cpu_core_seconds": summary.cpu_core_seconds,
         "gpu_seconds": summary.gpu_seconds,
     }

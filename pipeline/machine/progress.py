@@ -54,6 +54,15 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def size_text(count: float) -> str:
+    """Bytes in the unit that keeps them readable, powers of 1024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
 def rate_text(units_per_second: float, unit: str) -> str:
     """A rate in the time unit that keeps it readable: ``1.5 blocks/s`` or ``12.0 blocks/min``."""
     return f"{units_per_second:.1f} {unit}/s" if units_per_second >= 1 else f"{units_per_second * 60:.1f} {unit}/min"

@@ -15,14 +15,21 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
 
 from pipeline.errors import CogError
 from pipeline.machine.atomic_files import write_text
 from pipeline.mapstore.store import LayerName, ZoneStore
-from pipeline.outputs.cog_writer import OverviewResampling, RasterForm, validate_cog, write_blank_cog, write_cog
+from pipeline.outputs.cog_writer import (
+    WRITE_ERRORS,
+    OverviewResampling,
+    RasterForm,
+    reason_of,
+    validate_cog,
+    write_blank_cog,
+    write_cog,
+)
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.grid import transform
 from pipeline.records.plan import Window, ZoneGrid
@@ -88,8 +95,8 @@ def write_blank_landcover_cog(grid: ZoneGrid, path: Path, legend: Legend) -> Non
     """
     try:
         write_blank_cog(path, _form(grid, _landcover_style(legend, "nearest")))
-    except (OSError, RasterioError) as error:
-        raise CogError(f"{path} cannot be written: {error}") from None
+    except WRITE_ERRORS as error:
+        raise CogError(f"{path} cannot be written: {reason_of(error)}") from None
 
 
 def _landcover_style(legend: Legend, overview_resampling: Literal["mode", "nearest"]) -> _Style:
@@ -152,8 +159,8 @@ def _write(zone: ZoneStore, path: Path, style: _Style, tags: Mapping[str, str], 
             lambda target: _fill(target, zone, style, tags),
             lambda cog: check_cog(cog, allowed),
         )
-    except (OSError, RasterioError) as error:
-        raise CogError(f"{path} cannot be written: {error}") from None  # GDAL's own errors do not pickle
+    except WRITE_ERRORS as error:
+        raise CogError(f"{path} cannot be written: {reason_of(error)}") from None  # GDAL's own errors do not pickle
     return path
 
 

@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 from rasterio import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import Resampling
+from rasterio.errors import CRSError, DriverRegistrationError, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterWindow
@@ -27,6 +29,14 @@ from spex_core.durable_files import put_in_place
 
 TILE_PX = 512
 """Tile of the written files, and the size that the smallest overview fits."""
+WRITE_ERRORS: tuple[type[Exception], ...] = (
+    OSError,
+    RasterioError,
+    CPLE_BaseError,  # GDAL's own, which rasterio lets through where it copies a file
+    CRSError,  # this one and the next are ValueErrors, of a PROJ without data and a GDAL without GeoTIFF
+    DriverRegistrationError,
+)
+"""What writing raises where disk, rights or libraries refuse."""
 OverviewResampling = Literal["mode", "nearest", "average"]
 
 _OVERVIEW_TILES_PX = (TILE_PX, 256, 128, 64)
@@ -115,7 +125,7 @@ def write_cog(
         check: Called with the finished file before it gets its name; default: :func:`validate_cog`.
 
     Raises:
-        OSError, rasterio.errors.RasterioError: Not writable, or what ``fill`` raises.
+        WRITE_ERRORS: Not writable, or what ``fill`` raises.
         CogError: Not a valid COG.
     """
     layout = layout_of(form.height, form.width)
@@ -153,7 +163,7 @@ def write_blank_cog(path: Path, form: RasterForm) -> None:
     a map can do to its file is seen before the map is computed.
 
     Raises:
-        OSError, rasterio.errors.RasterioError: Not writable.
+        WRITE_ERRORS: Not writable.
         CogError: A file of this form is not a valid COG.
     """
     layout = layout_of(form.height, form.width)
@@ -169,6 +179,12 @@ def write_blank_cog(path: Path, form: RasterForm) -> None:
         copy_raster(draft, path, copy_src_overviews=True, sparse_ok=True, **_cog_profile(form, layout))
         draft.unlink()
         validate_cog(path)
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of :data:`WRITE_ERRORS` says; GDAL's own words where rasterio only points to them."""
+    cause = error.__cause__
+    return f"{error} ({cause})" if isinstance(error, RasterioError) and cause is not None else str(error)
 
 
 def validate_cog(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,8 @@ from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import RunConfig
 from spex_core.bands import BANDS, SENTINEL2_BANDS
+from spex_core.indices import SPECTRAL_INDICES
+from spex_core.legend import Legend
 
 EQUAL_AREA_EPSG = 6933
 """WGS 84 / NSIDC EASE-Grid 2.0 Global (cylindrical equal-area): shares of area over any extent."""
@@ -27,6 +29,12 @@ DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
 """Per 256 px tile, ``explain: none``, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
 EXPLAIN_FACTOR = {"none": 1.0, "brief": 2.0, "full": 4.0}
 """How much longer a tile takes when the model writes its answer. The same kind of estimate."""
+STORED_SHARE = 0.6
+"""Bytes of the run's store per byte before compression; a Sentinel-2 granule with eight index layers: 0.56."""
+PUBLISHED_BYTES_PER_PIXEL = 0.7
+"""Of the three maps together, compressed."""
+DRAFT_BYTES_PER_PIXEL = 1.0 + 4.0 / 3.0
+"""Of a map while it is written: an uncompressed draft, and its copy with overviews."""
 WORKER_BYTES = 700_000_000
 """Resident size of one worker process with its libraries loaded."""
 _REFERENCE_TILE_PX = 256
@@ -76,10 +84,25 @@ class PlanSummary:
     """The same on the wire."""
     peak_memory_bytes: int
     """All processes of the run together."""
+    disk_bytes: int
+    """Below the output folder, the run's own state included."""
     cpu_core_seconds: float
     """Model time on CPU cores."""
     gpu_seconds: float
     """Model time on one GPU."""
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """What a run will write below its output folder, besides what is there."""
+
+    blocks: int
+    """Blocks to be computed."""
+    total_bytes: int
+    """Store, maps, and what lies beside the largest of them while it is written. An estimate."""
+    least_bytes: int
+    """Of the largest map while it is written: no content makes it less."""
+    largest_file_bytes: int
 
 
 def summarise(plan: MapPlan, region: Region) -> PlanSummary:
@@ -87,6 +110,7 @@ def summarise(plan: MapPlan, region: Region) -> PlanSummary:
 
     Raises:
         CatalogError: A scene's footprint is not a geometry.
+        LegendError: The legend cannot be read.
     """
     config = RunConfig.model_validate(plan.config)
     covered = shapely.union_all([footprint(scene) for scene in plan.scenes])
@@ -120,6 +144,7 @@ def summarise(plan: MapPlan, region: Region) -> PlanSummary:
         bytes_to_read=read,
         compressed_bytes_to_read=round(read * COMPRESSED_SHARE),
         peak_memory_bytes=_peak_memory_bytes(plan, config),
+        disk_bytes=disk_use(plan, len(Legend.from_yaml(config.legend))).total_bytes,
         cpu_core_seconds=tiles * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
         gpu_seconds=tiles * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
     )
@@ -159,6 +184,28 @@ def _area_m2(geometry: shapely.Geometry) -> float:
 @functools.lru_cache(maxsize=1)
 def _to_equal_area() -> Transformer:
     return Transformer.from_crs(4326, EQUAL_AREA_EPSG, always_xy=True)
+
+
+def disk_use(plan: MapPlan, classes: int, finished: Container[tuple[int, int]] = frozenset()) -> DiskUse:
+    """What a run will write.
+
+    Args:
+        plan: The plan.
+        classes: Number of classes of its legend.
+        finished: EPSG code and index of the blocks that the store holds already.
+    """
+    left = [b for zone in plan.zones for b in zone.blocks if (zone.grid.epsg, b.index) not in finished]
+    stored = sum(block.window.height * block.window.width for block in left)
+    pixels = [zone.grid.height * zone.grid.width for zone in plan.zones]
+    # One byte each: the classes' scores, the class, its confidence, the count; two: the indices.
+    store = stored * (classes + 3 + 2 * len(SPECTRAL_INDICES)) * STORED_SHARE
+    least = max(pixels) * DRAFT_BYTES_PER_PIXEL
+    return DiskUse(
+        blocks=len(left),
+        total_bytes=round(store + sum(pixels) * PUBLISHED_BYTES_PER_PIXEL + least),
+        least_bytes=round(least),
+        largest_file_bytes=round(max(pixels) * (DRAFT_BYTES_PER_PIXEL - 1.0)),
+    )
 
 
 # --- costs --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
 from pipeline.outputs.publish import Publication, check_places, publish_run
+from pipeline.outputs.rehearsal import rehearse
 from pipeline.outputs.report import Accuracy
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.records.result import RunResult
@@ -57,6 +58,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
             if evaluate:
                 evaluate(prepared, store)
             return earlier
+        rehearse(prepared, store)
         engine = _compute(prepared, store, progress)
         with _interruption_journalled(store, begun):
             accuracy = evaluate(prepared, store) if evaluate else None

@@ -124,6 +124,7 @@ def test_a_finished_run_is_not_run_again(tiny_archive: Path, whole: RunResult, m
         raise AssertionError("Ray was asked for")
 
     monkeypatch.setattr("pipeline.runs.map_region.connected", refuse)
+    monkeypatch.setattr("pipeline.runs.map_region.rehearse", refuse)
     before = {path: path.stat().st_mtime_ns for paths in whole.outputs.values() for path in paths}
     again = pipeline.run(tiny_config(tiny_archive, whole.outputs["catalog"][0].parent))
     assert again.reused
