@@ -13,7 +13,6 @@ Before them, what can be looked up: the systems of the zones in GDAL's and pypro
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import logging
 import math
 import os
@@ -177,7 +176,6 @@ def _publish_twin(prepared: Prepared, output: Path) -> None:
     """Publishes the plan's zones on a small grid without a finished block, beside a copy of the catalog that is there.
 
     Raises:
-        InstallationError: This package is not installed, only found on the path.
         OutputError, CogError, ReadError, StoreError: See :func:`pipeline.outputs.publish.publish_run`.
     """
     plan = dataclasses.replace(prepared.plan, zones=tuple(_small(zone) for zone in prepared.plan.zones))
@@ -193,14 +191,9 @@ def _publish_twin(prepared: Prepared, output: Path) -> None:
     parts = prepared.region.subregions
     region = dataclasses.replace(prepared.region, subregions=parts[:: math.ceil(len(parts) / MAX_TWIN_REGIONS)])
     twin = dataclasses.replace(prepared, config=config, plan=plan, region=region)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CatalogWarning)  # items that the copied catalog links to are not copied
-            publish_run(twin, store, _Silent(), None, seconds=0.0)
-    except importlib.metadata.PackageNotFoundError as error:
-        raise InstallationError(
-            f"the package {error.name} is not installed, only on the path: pip install it"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CatalogWarning)  # items that the copied catalog links to are not copied
+        publish_run(twin, store, _Silent(), None, seconds=0.0)
 
 
 def _small(zone: ZonePlan) -> ZonePlan:

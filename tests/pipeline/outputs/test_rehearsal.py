@@ -6,7 +6,6 @@ limits on files, data of another PROJ.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import resource
@@ -24,7 +23,7 @@ import rasterio
 import shapely
 
 import pipeline
-from pipeline.errors import InstallationError, OutputError
+from pipeline.errors import OutputError
 from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.outputs.publish import publish_run
 from pipeline.outputs.rehearsal import rehearse
@@ -287,16 +286,6 @@ def test_a_gdal_without_geotiff_is_refused_before_anything_is_computed(tiny_arch
     assert done.returncode == 2, done.stderr
     assert "GTiff" in done.stderr.strip().splitlines()[-1]
     assert not list((tmp_path / "out").rglob("journal.jsonl"))
-
-
-def test_a_package_that_is_only_on_the_path_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    prepared, store = planned(tmp_path, SMALL)
-    monkeypatch.setattr(importlib.metadata, "version", none)
-    with pytest.raises(InstallationError, match="spex-landcover is not installed"):
-        rehearse(prepared, store)
 
 
 # --- in a run -----------------------------------------------------------------------------------------------------
