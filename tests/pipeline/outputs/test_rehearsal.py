@@ -299,7 +299,7 @@ def test_a_run_whose_map_could_not_be_published_never_starts_ray(
 
     monkeypatch.setattr("pipeline.runs.map_region.connected", refuse)
     (tmp_path / "report").write_text("mine")
-    with pytest.raises(OutputError, match="report is not a folder"):
+    with pytest.raises(OutputError, match=r"report cannot be written: it is no folder"):
         pipeline.run(tiny_config(tiny_archive, tmp_path))
     assert not list(tmp_path.rglob("journal.jsonl"))
     assert (tmp_path / "report").read_text() == "mine"
