@@ -65,6 +65,10 @@ class ClusterError(SpexError):
     """Ray could not be started, joined, or lost a worker more often than allowed."""
 
 
+class WorkerMismatchError(SpexError):
+    """A worker has other versions of what can change a pixel than the driver; names the machine and the versions."""
+
+
 class ChipError(BadInputError):
     """Labelled chips cannot be read: a file is missing, unreadable, or not in the format that it should have."""
 

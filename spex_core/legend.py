@@ -117,9 +117,24 @@ class Legend:
         """Raster code → RGBA (0..255); nodata is transparent black."""
         return {self.nodata: (0, 0, 0, 0), **{c.code: (*c.rgb, 255) for c in self.classes}}
 
-    def fingerprint(self) -> str:
-        """sha256 of the content, hex; changes whenever anything that can change a map changes."""
-        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()
+    def fingerprint(self, *, rules_only: bool = False) -> str:
+        """sha256, hex, of what can change a map: codes in their order, nodata, nouns and priors.
+
+        Titles, names and colours are for people; the order of a prior's conditions has no meaning, for all must hold.
+
+        Args:
+            rules_only: The map is made by the index rules: no noun is asked for, and bounds do not move.
+        """
+        classes: list[dict[str, Any]] = []
+        for c in self.classes:
+            conditions = [p.to_list()[:3] if rules_only else p.to_list() for p in c.prior]
+            prior = sorted({json.dumps(condition, sort_keys=True) for condition in conditions})
+            classes.append({"code": c.code, "prior": prior} | ({} if rules_only else {"noun": c.noun}))
+        return _sha256({"nodata": self.nodata, "classes": classes})
+
+    def digest(self) -> str:
+        """sha256 of the whole content, hex: what people see included."""
+        return _sha256(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the layout of the YAML file."""
@@ -196,6 +211,10 @@ class Legend:
         except yaml.YAMLError as error:
             raise LegendError(f"legend {str(source)!r} is not valid YAML: {error}") from error
         return cls.from_dict(data, str(source))
+
+
+def _sha256(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
 def _condition(entry: Any, where: str) -> IndexCondition:

@@ -56,7 +56,13 @@ class RayExecutor(Executor):
         compute = config.compute
         self._settings = ray.put(
             ClassifierSettings(
-                config.model, legend, config.tiling, plan.zones, compute.threads_per_actor, compute.gpus_per_actor
+                config.model,
+                legend,
+                config.tiling,
+                plan.zones,
+                compute.threads_per_actor,
+                compute.gpus_per_actor,
+                plan.software,
             )
         )
 

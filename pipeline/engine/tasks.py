@@ -6,7 +6,8 @@ Plain functions; the engine wraps them with ``ray.remote``. Errors leave here as
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.imagery.composite import read_composite
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.store import INDEX_NODATA, INDEX_SCALE, RunStore
+from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Piece, finalise, merge
 from pipeline.records.grid import region_mask, slices
 from pipeline.records.plan import Block, ZoneGrid
@@ -43,6 +45,8 @@ class ZoneContext:
     """``.spex/<run id>``; on a cluster it must be on storage that every node sees."""
     door: AssetDoor | None = None
     """What readers may open; None: the scenes' own files and servers."""
+    software: Mapping[str, str] = field(default_factory=dict)
+    """The plan's versions of what can change a pixel; a process with others refuses to work."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,11 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLaye
         the finisher), and a report (for the driver).
 
     A scene that cannot be read does not raise: it is told in the report and the next-best scene fills in.
+
+    Raises:
+        WorkerMismatchError: This process has other versions than the plan.
     """
+    check_worker(context.software)
     composite = read_composite(context.scenes, context.grid, block.read_window, context.composite, context.door)
     own = slices(block.window, block.read_window)
     layers = ReadLayers(
@@ -123,7 +131,9 @@ def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces
 
     Raises:
         StoreError: The block cannot be written.
+        WorkerMismatchError: This process has other versions than the plan.
     """
+    check_worker(context.software)
     window = block.window
     scores = merge(window, [piece for piece in pieces if piece is not None], classes=len(context.legend))
     if context.area is None:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.machine.memory import ProcessMemory, process_memory
+from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Arrays, HostArrays, TileAccumulator
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
 from pipeline.settings.model import INDEX_RULES, device_for, index_rules_fingerprint
@@ -215,6 +216,8 @@ class ClassifierSettings:
     threads: int
     gpus: float
     """GPUs reserved for this actor."""
+    software: Mapping[str, str] = field(default_factory=dict)
+    """The plan's versions of what can change a pixel; an actor with others refuses to load."""
 
 
 @dataclass(frozen=True)
@@ -239,8 +242,13 @@ class BlockClassifier:
 
         Returns:
             The process id.
+
+        Raises:
+            WorkerMismatchError: This process has other versions than the plan.
+            CheckpointError: The model cannot be loaded.
         """
         settings = self._settings
+        check_worker(settings.software)
         if settings.model.checkpoint != INDEX_RULES:
             import torch
 

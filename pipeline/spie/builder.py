@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import logging
 from collections import Counter, deque
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError, ShardError
 from pipeline.machine.own_files import own_folder
 from pipeline.machine.progress import Progress
+from pipeline.planning.software import software_versions
 from pipeline.spie import datacard
 from pipeline.spie.chip import chip_members, encode_reflectance
 from pipeline.spie.config import SpieConfig
@@ -39,8 +38,8 @@ from spex_core.legend import Legend
 
 logger = logging.getLogger(__name__)
 
-SOFTWARE = ("numpy", "scipy", "scikit-image", "rasterio", "spex-landcover")
-"""Distributions whose version can change a chip."""
+SOFTWARE = ("numpy", "scipy", "scikit-image", "rasterio", "spex-landcover", "GDAL")
+"""What can change a chip, of the table in :mod:`pipeline.planning.software`."""
 EXIT_INCOMPLETE = 3
 UNREADABLE = "unreadable"
 """Beginning of the reason of a chip that could not be read."""
@@ -128,12 +127,12 @@ def _build_id(config: SpieConfig, legend: Legend) -> str:
         except OSError as error:
             raise BadInputError(f"region file {area.region} cannot be read: {error.strerror or error}") from error
     files = [file.stat() for _, image, label in local_pairs(config) for file in (image, label)]
-    versions = {name: importlib.metadata.version(name) for name in SOFTWARE} | {"GDAL": str(rasterio.__gdal_version__)}
+    installed = software_versions()
     return config.fingerprint(
-        legend=legend.fingerprint(),
+        legend=legend.digest(),
         regions=regions,
         files=[(stat.st_size, stat.st_mtime_ns) for stat in files],
-        software=versions,
+        software={name: installed[name] for name in SOFTWARE},
     )
 
 
