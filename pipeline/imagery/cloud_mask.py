@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-NODATA = 0
-GROWING = (3, 8, 9, 10)
-"""Classes whose surroundings are doubtful too: shadow and cloud edges. Nodata and defects stay as they are."""
+from pipeline.records.scene import SCL_GROWING, SCL_NODATA
 
 
 def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px: int) -> npt.NDArray[np.bool_]:
@@ -30,9 +28,9 @@ def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px:
     Returns:
         bool [h, w].
     """
-    unusable = np.isin(scl, (NODATA, *mask_scl))
+    unusable = np.isin(scl, (SCL_NODATA, *mask_scl))
     if dilation_px:
-        growing = np.isin(scl, [c for c in mask_scl if c in GROWING])
+        growing = np.isin(scl, [c for c in mask_scl if c in SCL_GROWING])
         if growing.any():
             unusable |= grow(growing, dilation_px)
         unusable = unusable[dilation_px:-dilation_px, dilation_px:-dilation_px]

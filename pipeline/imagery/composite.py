@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.imagery.candidates import Candidate, acquisition_numbers, candidates_for
+from pipeline.imagery.candidates import Candidate, candidates_for
 from pipeline.imagery.observations import Observations, Use, choose_observations
 from pipeline.imagery.open_pixels import extent_of, masks_where_open
 from pipeline.imagery.window_reader import WindowReader
@@ -24,8 +24,6 @@ from pipeline.records.scene import Scene
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import SENTINEL2_BANDS
-
-__all__ = ["Composite", "acquisition_numbers", "nan_median", "read_composite"]
 
 SCENES_PER_LOAD = 8
 """Scenes of one band that are held at once, besides the values kept for the median."""

@@ -42,8 +42,7 @@ class WindowReader:
         self._door = door
         self.shape = (window.height, window.width)
         self._mask_scl = composite.mask_scl
-        # Growth is given in 10 m pixels; the grid may be coarser.
-        self._dilation_px = round(composite.mask_dilation_px * 10.0 / grid.resolution_m)
+        self._dilation_px = composite.dilation_px(grid.resolution_m)
         self._kept: dict[str, npt.NDArray[np.uint8]] = {}
         """Scene id → bits of (seen, clear) of the whole window: asked for again when a file fails half-way."""
         self._ahead: dict[tuple[str, Window], npt.NDArray[np.uint8]] = {}

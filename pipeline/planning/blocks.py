@@ -1,38 +1,34 @@
-"""From config, region and scenes to the plan: grids, tiles, blocks, who needs whom, and the run's identity.
+"""From config, region and scenes to the plan: grids, tiles, blocks, who needs whom.
 
-Everything here is a pure function of its arguments. The plan's file and its cost estimate have modules of their own
-and are offered here too.
+Everything here is a pure function of its arguments. The plan's identity, file and cost estimate have modules of their
+own and are offered here too.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import rasterio
 import shapely
 
 from pipeline.errors import CatalogError, NoScenesError, RegionError
-from pipeline.planning.estimate import PlanSummary, footprint, summarise
+from pipeline.planning.estimate import PlanSummary, summarise
+from pipeline.planning.identity import coarse_footprint, run_id
 from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile, union_window
 from pipeline.planning.plan_file import read_plan, write_plan
+from pipeline.planning.software import software_versions
 from pipeline.planning.zones import zone_areas
 from pipeline.records.grid import project, unproject, window_bounds, zone_grid
 from pipeline.records.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
-from pipeline.settings.model import INDEX_RULES, compiles, device_kind, precision_for
+from pipeline.settings.model import device_kind
 from pipeline.settings.run_file import RunConfig, TilingConfig
 from spex_core.legend import Legend
 
 __all__ = ["PlanSummary", "build_plan", "plan_blocks", "read_plan", "software_versions", "summarise", "write_plan"]
-
-SOFTWARE = ("torch", "transformers", "numpy", "scipy", "rasterio", "stackstac", "spex-landcover")
-"""Distributions whose version can change a pixel."""
 
 
 def build_plan(
@@ -64,23 +60,19 @@ def build_plan(
     ordered = _ordered(scenes)
     if not ordered:
         raise NoScenesError("no scene to map: widen the dates, the cloud limit or the region")
-    versions = dict(sorted((software_versions() if software is None else software).items()))
+    kind = device_kind(config.model, config.compute.gpus_per_actor)
+    versions = dict(sorted((software_versions(kind) if software is None else software).items()))
     areas = zone_areas(region, ordered)
     zones = tuple(plan for epsg, area in areas.items() if (plan := _plan_zone(epsg, area, ordered, config)))
     if not zones:
         raise RegionError("the region covers no pixel of any UTM zone; check its coordinates (lon/lat, WGS 84)")
     return MapPlan(
-        run_id=_run_id(config, region, ordered, zones, model_fingerprint, legend, versions),
+        run_id=run_id(config, areas, ordered, zones, model_fingerprint, legend, versions),
         config=config.model_dump(mode="json"),
         scenes=ordered,
         zones=zones,
         software=versions,
     )
-
-
-def software_versions() -> dict[str, str]:
-    """Versions of everything that can change a pixel; part of the run's identity."""
-    return {**{name: importlib.metadata.version(name) for name in SOFTWARE}, "GDAL": str(rasterio.__gdal_version__)}
 
 
 def _ordered(scenes: Iterable[Scene]) -> tuple[Scene, ...]:
@@ -91,52 +83,6 @@ def _ordered(scenes: Iterable[Scene]) -> tuple[Scene, ...]:
         if by_id.setdefault(plain.id, plain) != plain:
             raise CatalogError(f"two different scenes are called {plain.id!r}; restrict 'source' to one collection")
     return tuple(sorted(by_id.values(), key=lambda scene: (scene.datetime, scene.id)))
-
-
-# --- identity -----------------------------------------------------------------------------------------------------
-
-
-def _run_id(
-    config: RunConfig,
-    region: Region,
-    scenes: Sequence[Scene],
-    zones: Sequence[ZonePlan],
-    model_fingerprint: str,
-    legend: Legend,
-    software: Mapping[str, str],
-) -> str:
-    """sha256 prefix over everything that can change a pixel, and nothing else: 16 hex digits."""
-    kind = device_kind(config.model, config.compute.gpus_per_actor)
-    identity: dict[str, Any] = {
-        "composite": config.composite.model_dump(mode="json"),
-        "tiling": {**config.tiling.model_dump(mode="json"), "margin_px": config.tiling.margin},
-        "explain": config.model.explain,  # masks are conditioned on the answer's tokens
-        "tiles_per_forward": config.model.tiles_per_forward,
-        "device": "cuda" if kind == "cuda" else config.model.device,
-        "threads_per_actor": config.compute.threads_per_actor,
-        "clip": config.publish.clip,
-        "allowed": [config.source.allowed_schemes, config.source.allowed_roots],  # a refused asset is a missing pixel
-        "period": [config.start.isoformat(), config.end.isoformat()],
-        "region": shapely.to_wkb(shapely.normalize(region.geometry), hex=True, output_dimension=2),
-        "scenes": [{k: v for k, v in scene.to_dict().items() if k != "self_href"} for scene in scenes],
-        "legend": legend.fingerprint(),
-        "model": model_fingerprint,
-        "software": dict(software),
-        **_numerics(config, zones),
-    }
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _numerics(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
-    """What rounds differently than plain float32, and nothing where that is what runs."""
-    if config.model.checkpoint == INDEX_RULES:
-        return {}
-    kind = device_kind(config.model, config.compute.gpus_per_actor)
-    tiles = sum(len(block.tiles) for zone in zones for block in zone.blocks)
-    precision = precision_for(config.model, kind)
-    found: dict[str, Any] = {} if precision == "float32" else {"precision": precision}
-    return found | ({"compiled": True} if compiles(config.model, kind, tiles) else {})
 
 
 # --- one zone -----------------------------------------------------------------------------------------------------
@@ -150,7 +96,7 @@ def _plan_zone(epsg: int, part: shapely.Geometry, scenes: Sequence[Scene], confi
     blocks = plan_blocks(grid, config.tiling, project(part, epsg) if clip else None)
     if not blocks:
         return None
-    scene_ids = tuple(scene.id for scene in scenes if shapely.intersects(footprint(scene), mapped))
+    scene_ids = tuple(scene.id for scene in scenes if shapely.intersects(coarse_footprint(scene), mapped))
     return ZonePlan(grid, blocks, scene_ids)
 
 

@@ -95,7 +95,8 @@ def read_region(
     notes: list[str] = []
     features = _features(document, path)
     geometries = [_checked_geometry(f.get("geometry"), _label(f, i, name_field), path, notes) for i, f in features]
-    union = polygonal(shapely.union_all(geometries))
+    # One form for one area, so that nothing made from it depends on where a ring starts or which way it runs.
+    union = shapely.normalize(shapely.remove_repeated_points(polygonal(shapely.union_all(geometries))))
     if len(features) == 1:
         subregions = _grid_cells(union, grid_km, max_regions, path)
     else:

@@ -8,6 +8,9 @@ from typing import Any
 
 SCL = "SCL"
 """Key of the scene classification layer in :attr:`Scene.assets`."""
+SCL_NODATA = 0
+SCL_GROWING = (3, 8, 9, 10)
+"""Classes whose surroundings are doubtful too: shadow and cloud edges. Nodata and defects stay as they are."""
 
 
 @dataclass(frozen=True)

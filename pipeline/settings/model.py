@@ -96,4 +96,4 @@ def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:
 
 def index_rules_fingerprint(legend: Legend) -> str:
     """Identity of the index rules of a legend."""
-    return f"{INDEX_RULES}:{INDEX_RULES_VERSION}:{legend.fingerprint()}"
+    return f"{INDEX_RULES}:{INDEX_RULES_VERSION}:{legend.fingerprint(rules_only=True)}"

@@ -63,6 +63,10 @@ class CompositeConfig(Section):
     """A pixel's median is over the so many least cloudy passes that saw it; bounds memory. Where all of them are
     cloudy, the next clear one is taken."""
 
+    def dilation_px(self, resolution_m: float) -> int:
+        """The growth in pixels of a grid, which may be coarser than 10 m."""
+        return round(self.mask_dilation_px * 10.0 / resolution_m)
+
 
 class ModelConfig(Section):
     """Which model, and how it is asked."""

@@ -15,7 +15,8 @@ from pyproj import Transformer
 
 import pipeline.imagery.file_reader as file_reader
 from pipeline.errors import SceneError
-from pipeline.imagery.composite import Composite, acquisition_numbers, nan_median, read_composite
+from pipeline.imagery.composite import Composite, nan_median, read_composite
+from pipeline.planning.scene_order import acquisition_numbers
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import CompositeConfig, SourceConfig

@@ -19,12 +19,12 @@ from pyproj import Transformer
 from shapely.geometry import mapping
 
 from pipeline.imagery import composite, open_pixels, window_reader
-from pipeline.imagery.candidates import acquisition_numbers, in_order
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.composite import read_composite
 from pipeline.imagery.layers import NumberLayers
 from pipeline.imagery.open_pixels import open_rectangles
 from pipeline.imagery.stack import load
+from pipeline.planning.scene_order import acquisition_numbers, compositing_order
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene, SceneAsset
 from pipeline.settings.run_file import CompositeConfig
@@ -102,7 +102,7 @@ def rule(
     method, dilation, limit, mask_scl = (
         config.method, config.mask_dilation_px, config.max_observations, config.mask_scl
     )  # fmt: skip
-    order = in_order(scenes, EPSG)
+    order = compositing_order(scenes, EPSG)
     passes = dict(zip((s.id for s in order), acquisition_numbers(order), strict=True))
     order = [s for s in order if s.id not in gone]
     cut = HALO - dilation

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyproj import Transformer
 
-from pipeline.imagery.candidates import acquisition_numbers, in_order
 from pipeline.imagery.composite import Composite, read_composite
+from pipeline.planning.scene_order import acquisition_numbers, compositing_order
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import CompositeConfig
@@ -108,11 +108,11 @@ def test_the_order_is_one_whatever_the_catalogs_is(
     data: list[tuple[int, float, float, float]], shuffle: random.Random
 ) -> None:
     scenes = [granule(f"s{i}", *values) for i, values in enumerate(data)]
-    order = in_order(scenes, 32632)
+    order = compositing_order(scenes, 32632)
     assert sorted(s.id for s in order) == sorted(s.id for s in scenes)
     mixed = list(scenes)
     shuffle.shuffle(mixed)
-    assert [s.id for s in in_order(mixed, 32632)] == [s.id for s in order]
+    assert [s.id for s in compositing_order(mixed, 32632)] == [s.id for s in order]
     # The zone's own granules, of either hemisphere, go by cloud, time and id, as if there were no others.
     own = [s for s in order if s.epsg % 100 == 32 and s.epsg != 3035]
     assert own == sorted(own, key=lambda s: (s.cloud_cover, s.datetime, s.id))
@@ -134,4 +134,4 @@ def test_the_order_is_one_whatever_the_catalogs_is(
 def test_one_zone_alone_goes_by_cloud_time_and_id(data: list[tuple[int, float, float, float]]) -> None:
     scenes = [dataclasses.replace(granule(f"s{i}", *values), epsg=32632) for i, values in enumerate(data)]
     expected = sorted(scenes, key=lambda s: (s.cloud_cover, s.datetime, s.id))
-    assert in_order(scenes, 32632) == expected == in_order(scenes, 32732)
+    assert compositing_order(scenes, 32632) == expected == compositing_order(scenes, 32732)

@@ -19,7 +19,6 @@ from pipeline.planning.lattice import contributing_window, lattice_shape, tile_s
 from pipeline.records.grid import intersection, region_mask, slices
 from pipeline.records.plan import MapPlan, Window
 from pipeline.records.region import Region
-from pipeline.records.scene import SceneAsset
 from pipeline.settings.run_file import RunConfig, TilingConfig
 from spex_core.legend import Legend
 from tests.pipeline.small_plans import LEGEND, region_of, run_config, scene_over, zone_of
@@ -155,76 +154,6 @@ def test_plan_survives_its_file(tmp_path: Path) -> None:
     first = (tmp_path / "run" / "plan.json").read_bytes()
     write_plan(plan_for(scenes=SCENES[::-1]), tmp_path / "run" / "plan.json")
     assert (tmp_path / "run" / "plan.json").read_bytes() == first
-
-
-CHANGES_PIXELS = {
-    "composite": {"composite": {"method": "least-cloudy-first"}},
-    "overlap": {"tiling": {**TILING, "overlap_px": 32}},
-    "batch": {"model": {"tiles_per_forward": 2}},
-    "explain": {"model": {"explain": "brief"}},
-    "device": {"model": {"device": "cuda"}},
-    "precision": {"model": {"precision": "bfloat16"}},
-    "compiled": {"model": {"compile": "on"}},
-    "threads": {"compute": {"threads_per_actor": 2}},
-    "clip": {"publish": {"clip": False}},
-    "period": {"end": "2026-06-30"},
-    "hrefs allowed": {"source": {"allowed_schemes": ["https"]}},
-}
-KEEPS_PIXELS = {
-    "name": {"name": "other"},
-    "output": {"output": "elsewhere"},
-    "region path": {"region": "copy/of/region.geojson"},
-    "actors": {"compute": {"actors": 7, "readers": 3, "prefetch": 9, "object_store_mb": 512, "address": "auto"}},
-    "sub-regions": {"regions": {"grid_km": 1}},
-    "catalog url": {"source": {"url": "https://mirror.example.org"}},
-    "collection id": {"publish": {"collection_id": "other"}},
-    "device number": {"model": {"device": "auto"}},
-    "precision spelled out": {"model": {"precision": "float32", "compile": "off"}},
-    "precision of the index rules": {"model": {"checkpoint": "index-rules", "precision": "bfloat16", "compile": "on"}},
-    "margin spelled out": {"tiling": {**TILING, "margin_px": 4}},
-}
-
-
-@pytest.mark.parametrize("change", CHANGES_PIXELS.values(), ids=CHANGES_PIXELS)
-def test_run_id_changes_with_every_setting_that_can_change_a_pixel(change: dict[str, object]) -> None:
-    assert plan_for(run_config(**{"tiling": TILING, **change})).run_id != plan_for().run_id
-
-
-@pytest.mark.parametrize("change", KEEPS_PIXELS.values(), ids=KEEPS_PIXELS)
-def test_run_id_is_kept_by_settings_that_cannot_change_a_pixel(change: dict[str, object]) -> None:
-    assert plan_for(run_config(**{"tiling": TILING, **change})).run_id == plan_for().run_id
-
-
-def test_run_id_depends_on_scenes_radiometry_legend_model_region_and_software() -> None:
-    config, region = run_config(tiling=TILING), region_of(AREA)
-    other_offset = dataclasses.replace(
-        SCENES[0], assets={"B02": SceneAsset("https://example.org/west/B02.tif", 1e-4, 0.0)}
-    )
-    other_legend = Legend(LEGEND.name, LEGEND.title, LEGEND.classes[::-1])
-    ids = [
-        plan_for().run_id,
-        plan_for(scenes=SCENES[:2]).run_id,
-        plan_for(scenes=[other_offset, *SCENES[1:]]).run_id,
-        plan_for(legend=other_legend).run_id,
-        plan_for(model="other weights").run_id,
-        plan_for(region=region_of(AREA.buffer(1e-3))).run_id,
-        build_plan(config, region, SCENES, model_fingerprint="weights", legend=LEGEND, software={"numpy": "3"}).run_id,
-    ]
-    assert len(set(ids)) == len(ids)
-    assert all(len(i) == 16 and int(i, 16) >= 0 for i in ids)
-
-
-def test_run_id_does_not_depend_on_how_sub_regions_cut_the_area() -> None:
-    west, east = shapely.box(11.98, 46.0, 12.0, 46.02), shapely.box(12.0, 46.0, 12.02, 46.02)
-    one = Region(AREA, region_of(AREA).subregions)
-    two = Region(AREA, region_of(west, east).subregions)
-    assert plan_for(region=one).run_id == plan_for(region=two).run_id
-
-
-def test_software_of_the_plan_is_what_is_installed() -> None:
-    plan = build_plan(run_config(tiling=TILING), region_of(AREA), SCENES, model_fingerprint="w", legend=LEGEND)
-    assert {"torch", "transformers", "numpy", "rasterio", "GDAL", "stackstac", "spex-landcover"} <= plan.software.keys()
-    assert plan.software["numpy"] == np.__version__
 
 
 # --- zones, scenes ------------------------------------------------------------------------------------------------
