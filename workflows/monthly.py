@@ -37,6 +37,7 @@ from pipeline.run import plan, run
 from pipeline.settings.run_file import RunConfig
 from pipeline.settings.yaml_file import read_mapping
 from spex_core.errors import CheckpointError, LegendError, SpexError
+from spex_core.legend import Legend
 from workflows.lock import AlreadyRunningError, exclusive
 from workflows.period import ACCEPTED, Period, PeriodError, parse_period
 
@@ -149,8 +150,13 @@ def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
 
 
 def _published_as(config: RunConfig) -> str:
-    """sha256 of what changes the published files but no pixel: sub-regions, their names, ids, overviews."""
-    settings = [config.regions.model_dump(mode="json"), config.publish.model_dump(mode="json")]
+    """sha256 of what changes the published files but no pixel: sub-regions, names, period, overviews, colours."""
+    settings = [
+        config.regions.model_dump(mode="json"),
+        config.publish.model_dump(mode="json"),
+        [config.name, config.start.isoformat(), config.end.isoformat()],
+        Legend.from_yaml(config.legend).to_dict(),
+    ]
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + config.region.read_bytes()).hexdigest()
 
 

@@ -121,6 +121,9 @@ class RunStore:
     def create(cls, folder: str | Path, plan: MapPlan, legend: Legend) -> Self:
         """Makes the folder of a run, or reopens it if it belongs to the same plan.
 
+        What may differ between two runs of one id (signed links, figures of scenes, names, colours) is taken from the
+        newer plan and legend; finished blocks stay.
+
         Raises:
             StoreError: The folder holds another plan, or damaged state.
             OutputError: The folder cannot be written.
@@ -131,8 +134,10 @@ class RunStore:
             own_folder(folder.parent.parent, STATE_FOLDER, folder.name)
         refuse_strangers(folder)
         if (folder / "plan.json").exists():
-            _check_same(read_plan(folder / "plan.json"), plan, folder)
+            found = read_plan(folder / "plan.json")
+            _check_same(found, plan, folder)
             store._check_structure()
+            store._renew(found, legend)
             return store
         try:
             make_folder(folder)
@@ -144,6 +149,17 @@ class RunStore:
         except OSError as error:
             raise OutputError(f"run folder {folder} cannot be written: {error}") from error
         return store
+
+    def _renew(self, found: MapPlan, legend: Legend) -> None:
+        """Puts this plan and legend in the place of those of an earlier run of the same id."""
+        try:
+            root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
+            if root.attrs.get("legend") != legend.to_dict():
+                root.attrs.update({"legend": legend.to_dict()})
+            if found != self.plan:
+                write_plan(self.plan, self.folder / "plan.json")
+        except (OSError, BaseZarrError) as error:
+            raise OutputError(f"run folder {self.folder} cannot be written: {error}") from error
 
     @classmethod
     def open(cls, folder: str | Path, plan: MapPlan | None = None) -> Self:
@@ -359,15 +375,20 @@ def _parsed_plan(path: Path, version: tuple[int, int, int]) -> MapPlan:
 
 
 def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:
-    """Settings that cannot change a pixel (name, actors, sub-regions) may differ between two runs of one plan."""
+    """What cannot change a pixel (name, actors, links that were signed anew) may differ between two runs of one id."""
     if found.run_id != wanted.run_id:
         raise StoreError(
             f"{folder} holds run {found.run_id}, not {wanted.run_id}: inputs or settings differ; choose another output"
         )
-    if found.zones != wanted.zones:
+    if _blocks_of(found) != _blocks_of(wanted):
         raise StoreError(
             f"{folder} holds run {found.run_id} with other blocks; it was made by another version: delete it"
         )
+
+
+def _blocks_of(plan: MapPlan) -> list[tuple[ZoneGrid, tuple[Block, ...]]]:
+    # Without the order of scenes: times that moved by a second may have changed it.
+    return [(zone.grid, zone.blocks) for zone in plan.zones]
 
 
 def _selection(window: Window) -> tuple[Any, ...]:

@@ -30,8 +30,10 @@ from pipeline.outputs.rehearsal import rehearse
 from pipeline.outputs.report import Accuracy
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.records.result import RunResult
+from pipeline.records.scene import Scene
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
+from pipeline.sources.file_identity import file_identity
 from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
@@ -172,6 +174,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
             legend=prepared.legend,
             run_folder=store.folder.resolve(),
             door=door,
+            software=prepared.plan.software,
         )
         for zone in prepared.plan.zones
     )
@@ -206,11 +209,15 @@ def _result(
 
 
 def _identity(prepared: Prepared) -> str:
-    """sha256 over what changes the published files: the plan, and settings that change no pixel."""
+    """sha256 over what changes the published files: the run id, and what is written there beside pixels."""
     config = prepared.config
     published: dict[str, Any] = {
         "run_id": prepared.plan.run_id,
         "name": config.name,
+        "period": [config.start.isoformat(), config.end.isoformat()],
+        "model": Path(config.model.checkpoint).name,
+        "software": prepared.plan.software,
+        "scenes": sorted(_as_published(scene) for scene in prepared.plan.scenes),
         "regions": config.regions.model_dump(mode="json"),
         "publish": config.publish.model_dump(mode="json"),
         "subregions": [(area.id, area.name, area.geometry.wkb_hex) for area in prepared.region.subregions],
@@ -218,6 +225,12 @@ def _identity(prepared: Prepared) -> str:
         "legend": prepared.legend.to_dict(),
     }
     return hashlib.sha256(json.dumps(published, sort_keys=True).encode()).hexdigest()
+
+
+def _as_published(scene: Scene) -> list[str]:
+    """What the report and the item say of a scene; its link without a signature, which is new each time."""
+    link = "" if scene.self_href is None else file_identity(scene.self_href)
+    return [scene.id, f"{scene.datetime:%Y-%m-%dT%H:%M}", f"{scene.cloud_cover:.0f}", scene.radiometry, link]
 
 
 def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> None:

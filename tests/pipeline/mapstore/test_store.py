@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import multiprocessing
 import os
@@ -14,18 +15,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 import zarr
 
 from pipeline.errors import OutputError, StoreError
 from pipeline.mapstore.journal import BlockFailed, BlockFinished
 from pipeline.mapstore.store import INDEX_NODATA, LAYERS, RunStore, run_folder
+from pipeline.planning.blocks import build_plan
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.plan import MapPlan, Window
+from pipeline.records.scene import SceneAsset
 from pipeline.settings.run_file import TilingConfig
 from spex_core.indices import SPECTRAL_INDICES
-from tests.pipeline.small_plans import EPSG, LEGEND, plan_of, random_layers, zone_of
+from spex_core.legend import Legend
+from tests.pipeline.small_plans import (
+    EPSG,
+    LEGEND,
+    plan_of,
+    random_layers,
+    region_of,
+    run_config,
+    scene_over,
+    zone_of,
+)
 
 TILING = TilingConfig(tile_px=64, overlap_px=16, block_px=64)
+AREA = shapely.box(9.0, 46.0, 9.01, 46.01)
 
 
 @pytest.fixture
@@ -218,6 +233,34 @@ def test_settings_that_cannot_change_a_pixel_may_differ_on_resume(tmp_path: Path
     write_all(RunStore.create(tmp_path, plan, LEGEND))
     renamed = replace(plan, config={**plan.config, "name": "renamed"})
     assert RunStore.create(tmp_path, renamed, LEGEND).finished_blocks()
+
+
+def test_the_links_and_colours_of_the_newest_run_are_kept_on_resume(tmp_path: Path) -> None:
+    def planned(signature: str, second: int, colour: str) -> tuple[MapPlan, Legend]:
+        scenes = [
+            scene_over(
+                name,
+                AREA,
+                cloud_cover=cloud,
+                datetime=dt.datetime(2026, 5, 1, 10, 0, at, tzinfo=dt.UTC),
+                assets={"B02": SceneAsset(f"https://example.org/{name}/B02.tif?X-Amz-Signature={signature}")},
+            )
+            for name, at, cloud in (("a", 1, 10.0), ("b", second, 20.0))
+        ]
+        first = replace(LEGEND.classes[0], color=colour)
+        legend = replace(LEGEND, classes=(first, *LEGEND.classes[1:]))
+        config = run_config(tiling=TILING.model_dump())
+        return build_plan(config, region_of(AREA), scenes, model_fingerprint="m", legend=legend, software={}), legend
+
+    old, new = planned("1f", 2, "#111111"), planned("2e", 0, "#222222")
+    assert old[0].run_id == new[0].run_id
+    assert old[0].zones != new[0].zones, "the order of the scenes is another"
+    write_all(RunStore.create(tmp_path, *old))
+    again = RunStore.create(tmp_path, *new)
+    assert len(again.finished_blocks("full")) == sum(len(zone.blocks) for zone in old[0].zones)
+    assert again.plan is new[0]
+    assert RunStore.open(tmp_path).plan == new[0], "who opens the folder later finds no link that has expired"
+    assert zarr.open_group(again.zarr_path, mode="r").attrs["legend"] == new[1].to_dict()
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -129,6 +129,7 @@ RUN_FILE: dict[str, list[Trial]] = {
     "compute.readers": [nothing({"compute": {"readers": 3}})],
     "compute.prefetch": [nothing({"compute": {"prefetch": 9}})],
     "compute.attempts": [nothing({"compute": {"attempts": 9}})],
+    "compute.answer_within_s": [nothing({"compute": {"answer_within_s": 60}})],
     "compute.object_store_mb": [nothing({"compute": {"object_store_mb": 512}})],
     "compute.address": [nothing({"compute": {"address": "auto"}})],
     "regions.id_field": [nothing({"regions": {"id_field": "code"}})],
