@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from shapely.geometry import mapping
 
 from pipeline.records.region import Region, read_region
 from pipeline.records.scene import SCL, Scene, SceneAsset
+from pipeline.settings.run_file import SourceConfig
+from pipeline.sources.items import normalise_item
 from spex_core.legend import IndexCondition, Legend, LegendClass
 from tests.pipeline.planning.identity_plans import (
     AREA,
@@ -30,6 +33,7 @@ from tests.pipeline.planning.identity_plans import (
     scene,
 )
 from tests.pipeline.small_plans import LEGEND, region_of
+from tests.pipeline.tiny_scenes import write_scene
 
 # --- every field of a scene and its files -------------------------------------------------------------------------
 
@@ -86,6 +90,28 @@ def test_a_scene_counts_by_what_can_change_a_pixel(changes: bool, fields: dict[s
 @pytest.mark.parametrize(("changes", "fields"), [t for trials in ASSET.values() for t in trials])
 def test_a_file_counts_by_what_can_change_a_pixel(changes: bool, fields: dict[str, Any]) -> None:
     assert (run_id(scenes=changed_file("B02", **fields)) != run_id()) == changes
+
+
+def test_an_item_counts_by_what_it_says_not_by_how(tmp_path: Path) -> None:
+    item = write_scene(tmp_path, "S2A_30UXB", style="planetary-computer")
+
+    def found(item: dict[str, Any], provider: Any = "planetary-computer", **settings: Any) -> str:
+        source = SourceConfig.model_validate(settings)
+        one = normalise_item(item, provider, source=source)
+        return run_id(scenes=[one], region=region_of(shapely.box(*item["bbox"])))
+
+    old = json.loads(json.dumps(item))
+    old["properties"]["proj:epsg"] = int(old["properties"].pop("proj:code").removeprefix("EPSG:"))
+    old["properties"] |= {"view:sun_azimuth": 140.1, "updated": "2026-11-01T00:00:00Z", "eo:cloud_cover": 10}
+    for served in old["assets"].values():
+        served["proj:transform"] = [*served["proj:transform"], 0, 0, 1]
+        served["href"] = f"file://{served['href']}"
+    old["assets"] = {name: old["assets"][name] for name in reversed(old["assets"])}
+    assert found(old) == found(item)
+    # What other providers call radiometry ends in the same numbers.
+    assert found(item, "generic") == found(item, allowed_roots=[str(tmp_path)]) == found(item)
+    item["properties"]["s2:processing_baseline"] = "02.14"
+    assert found(item) != found(old)
 
 
 def test_the_classification_is_neither_scaled_nor_shifted() -> None:
