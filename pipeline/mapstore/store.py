@@ -121,8 +121,7 @@ class RunStore:
     def create(cls, folder: str | Path, plan: MapPlan, legend: Legend) -> Self:
         """Makes the folder of a run, or reopens it if it belongs to the same plan.
 
-        What may differ between two runs of one id (signed links, figures of scenes, names, colours) is taken from the
-        newer plan and legend; finished blocks stay.
+        What may differ between two runs of one id (signed links, names, colours) is the newer one's; blocks stay.
 
         Raises:
             StoreError: The folder holds another plan, or damaged state.
@@ -134,8 +133,7 @@ class RunStore:
             own_folder(folder.parent.parent, STATE_FOLDER, folder.name)
         refuse_strangers(folder)
         if (folder / "plan.json").exists():
-            found = read_plan(folder / "plan.json")
-            _check_same(found, plan, folder)
+            _check_same(found := read_plan(folder / "plan.json"), plan, folder)
             store._check_structure()
             store._renew(found, legend)
             return store
@@ -151,7 +149,7 @@ class RunStore:
         return store
 
     def _renew(self, found: MapPlan, legend: Legend) -> None:
-        """Puts this plan and legend in the place of those of an earlier run of the same id."""
+        """Puts this plan and legend in the place of an earlier run's."""
         try:
             root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
             if root.attrs.get("legend") != legend.to_dict():
@@ -380,15 +378,11 @@ def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:
         raise StoreError(
             f"{folder} holds run {found.run_id}, not {wanted.run_id}: inputs or settings differ; choose another output"
         )
-    if _blocks_of(found) != _blocks_of(wanted):
+    # Without the order of scenes: times that moved by a second may have changed it.
+    if [(zone.grid, zone.blocks) for zone in found.zones] != [(zone.grid, zone.blocks) for zone in wanted.zones]:
         raise StoreError(
             f"{folder} holds run {found.run_id} with other blocks; it was made by another version: delete it"
         )
-
-
-def _blocks_of(plan: MapPlan) -> list[tuple[ZoneGrid, tuple[Block, ...]]]:
-    # Without the order of scenes: times that moved by a second may have changed it.
-    return [(zone.grid, zone.blocks) for zone in plan.zones]
 
 
 def _selection(window: Window) -> tuple[Any, ...]:

@@ -38,6 +38,12 @@ class StopAfter(LogProgress):
             raise KeyboardInterrupt
 
 
+def pixels(path: Path) -> Any:
+    """Of one map, whose tags name its run."""
+    with rasterio.open(path) as opened:
+        return opened.read(1)
+
+
 @dataclass
 class Archive:
     """Files for those who bring the signature of now; items with links that carry it."""
@@ -89,7 +95,7 @@ def test_a_run_goes_on_with_the_links_of_today(
     assert resumed.run_id == planned.run_id
     assert (resumed.exit_code, resumed.computed_blocks, resumed.incomplete_blocks) == (0, 2, 0)
     for kind in ("landcover", "confidence", "valid_count"):
-        assert resumed.outputs[kind][0].read_bytes() == whole.outputs[kind][0].read_bytes()
+        assert pixels(resumed.outputs[kind][0]).tobytes() == pixels(whole.outputs[kind][0]).tobytes()
     state = tmp_path / "resumed" / ".spex" / planned.run_id / "plan.json"
     assert "=second" in state.read_text()
     assert "=first" not in state.read_text()
