@@ -121,7 +121,7 @@ class RunStore:
     def create(cls, folder: str | Path, plan: MapPlan, legend: Legend) -> Self:
         """Makes the folder of a run, or reopens it if it belongs to the same plan.
 
-        What may differ between two runs of one id (signed links, names, colours) is the newer one's; blocks stay.
+        What may differ between two runs of one id (links, names, colours) is the newer one's; blocks stay.
 
         Raises:
             StoreError: The folder holds another plan, or damaged state.
@@ -152,8 +152,7 @@ class RunStore:
         """Puts this plan and legend in the place of an earlier run's."""
         try:
             root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
-            if root.attrs.get("legend") != legend.to_dict():
-                root.attrs.update({"legend": legend.to_dict()})
+            root.attrs.update({"legend": legend.to_dict()})
             if found != self.plan:
                 write_plan(self.plan, self.folder / "plan.json")
         except (OSError, BaseZarrError) as error:

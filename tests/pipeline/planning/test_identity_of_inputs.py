@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import shapely
+import shapely.affinity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import mapping
 
+from pipeline.planning.identity import coarse_footprint
 from pipeline.records.region import Region, read_region
 from pipeline.records.scene import SCL, Scene, SceneAsset
 from pipeline.settings.run_file import SourceConfig
@@ -112,6 +114,13 @@ def test_an_item_counts_by_what_it_says_not_by_how(tmp_path: Path) -> None:
     assert found(item, "generic") == found(item, allowed_roots=[str(tmp_path)]) == found(item)
     item["properties"]["s2:processing_baseline"] = "02.14"
     assert found(item) != found(old)
+
+
+@pytest.mark.parametrize(("shift", "same"), [(1e-7, True), (1e-3, False)])
+def test_a_footprint_counts_to_some_metres(shift: float, same: bool) -> None:
+    moved = dataclasses.replace(SCENES[0], footprint=mapping(shapely.affinity.translate(WEST, shift)))
+    assert shapely.equals_exact(coarse_footprint(moved), coarse_footprint(SCENES[0])) == same
+    assert (run_id(scenes=[moved, *SCENES[1:]]) == run_id()) == same
 
 
 def test_the_classification_is_neither_scaled_nor_shifted() -> None:
