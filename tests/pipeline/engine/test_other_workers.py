@@ -46,7 +46,7 @@ def test_an_actor_and_a_reader_of_another_installation_are_refused(
     zone = zone_of(64, 64, TILING)
     planned = software_versions()
     settings = ClassifierSettings(ModelConfig(checkpoint="index-rules"), LEGEND, TILING, (zone,), 1, 0.0, planned)
-    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path, planned)
+    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path, software=planned)
     there = {"runtime_env": other_installation, "num_cpus": 0.25, "max_retries": 0}
     actor: Any = ray.remote(BlockClassifier).options(runtime_env=other_installation, num_cpus=0.25).remote(settings)
     reader: Any = ray.remote(read_block).options(num_returns=3, **there)
@@ -59,6 +59,6 @@ def test_an_actor_and_a_reader_of_another_installation_are_refused(
 def test_workers_of_the_drivers_installation_work(local_ray: Cluster, tmp_path: Path) -> None:
     zone = zone_of(64, 64, TILING)
     planned = software_versions()
-    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path, planned)
+    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path, software=planned)
     reader: Any = ray.remote(read_block).options(num_returns=3, num_cpus=0.25, max_retries=0)
     assert ray.get(reader.remote(context, zone.blocks[0])[2]).empty

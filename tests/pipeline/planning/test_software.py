@@ -90,7 +90,7 @@ def test_all_differences_are_told_at_once_and_what_is_missing_too() -> None:
 def test_reader_finisher_and_actor_refuse_before_they_work(tmp_path: Path) -> None:
     zone = zone_of(64, 64, TILING)
     wrong = software_versions() | {"scipy": "0.1"}
-    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path / "absent", wrong)
+    context = ZoneContext(zone.grid, (), CompositeConfig(), None, LEGEND, tmp_path / "absent", software=wrong)
     layers = ReadLayers(np.zeros((1, 64, 64), np.int16), np.ones((64, 64), np.uint8))
     with pytest.raises(WorkerMismatchError, match="scipy"):
         read_block(context, zone.blocks[0])
