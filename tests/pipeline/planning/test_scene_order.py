@@ -32,12 +32,12 @@ FAR_M = 6000.0
 
 
 def order_of(scenes: list[Scene], composite: CompositeConfig) -> EffectiveOrder:
-    ordered = compositing_order(scenes)
+    ordered = compositing_order(scenes, EPSG)
     return effective_order(ordered, [coarse_footprint(scene) for scene in ordered], composite)
 
 
 def names_of(scenes: list[Scene], composite: CompositeConfig) -> tuple[tuple[str, ...], tuple[int, ...], int]:
-    order, ordered = order_of(scenes, composite), compositing_order(scenes)
+    order, ordered = order_of(scenes, composite), compositing_order(scenes, EPSG)
     return tuple(ordered[i].id for i in order.positions), order.passes, order.observations
 
 
@@ -114,7 +114,7 @@ def test_pairs_that_can_show_keep_their_order_and_the_rest_has_one_form(
         for i in range(count)
     ]
     composite = CompositeConfig.model_validate({"method": method, "max_observations": limit})
-    ordered = compositing_order(made)
+    ordered = compositing_order(made, EPSG)
     order = order_of(made, composite)
     assert sorted(order.positions) == list(range(count))
     assert order.observations <= limit
