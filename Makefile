@@ -21,6 +21,7 @@ test: lint
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.pipeline.engine.schedules --count 100000
+	SPEX_FAULTS=1 $(BIN)/python -m pytest -q -m long
 	$(BIN)/python -m tests.faults.real_machines --trials 60
 
 checkpoint: $(STAMP)

@@ -155,7 +155,7 @@ def time_parts(
         cache = model.read_prefix(text.prefix_ids, vision.image_tokens, classes)
         open_states = model.read_suffix(open_text, cache)
         with part("decoding, brief"):
-            model._decode(open_text, open_states, cache, 48)
+            model.write_answers(open_text, open_states, cache, 48)
         with part("condensation and masks"):
             prompts = model.condensation(states, text.answer_mask).unflatten(0, (len(tiles), classes))
             model.mask_decoder(vision.image_embedding, prompts, vision.detail)

@@ -22,7 +22,7 @@ from spex_core.bands import Band
 from spex_core.checkpoints import UNREADABLE, has_processor, refuse_fetched_code, unreadable
 from spex_core.condensation import Condensation
 from spex_core.configuration import SpexConfig
-from spex_core.decoding import DecodingRule, greedy_answers
+from spex_core.decoding import DecodingRule, WrittenAnswers, greedy_answers
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck, channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.grounding import supported_answer
@@ -136,6 +136,12 @@ class SpexForLandCover(PreTrainedModel):
             use_cache=True,
         ).last_hidden_state
         return states
+
+    def write_answers(self, text: TextBatch, states: Tensor, cache: DynamicCache, new_tokens: int) -> WrittenAnswers:
+        """Greedy answers to questions that were read, by the checkpoint's own rule; see :func:`greedy_answers`."""
+        assert self.processor is not None
+        rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
+        return greedy_answers(self.language_model, self.text_logits, rule, text, states, cache, new_tokens)
 
     def read_whole(self, text: TextBatch, image_tokens: Tensor, questions_per_tile: int) -> Tensor:
         """What :meth:`read_suffix` returns, without a shared cache: every row reads its whole prompt.
@@ -266,8 +272,7 @@ class SpexForLandCover(PreTrainedModel):
         texts: list[list[str]] = []
         answer_mask = text.answer_mask
         if explain != "none":
-            rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
-            said = greedy_answers(self.language_model, self.text_logits, rule, text, states, cache, NEW_TOKENS[explain])
+            said = self.write_answers(text, states, cache, NEW_TOKENS[explain])
             states, answer_mask, written = said.states, said.mask, said.texts(self.processor.decode)
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,16 @@ import pytest
 
 from pipeline.engine.cluster import Cluster, connected
 from pipeline.settings.run_file import ComputeConfig, RunConfig
+
+LONG = os.environ.get("SPEX_FAULTS") == "1"
+"""Set by ``make faults``."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests run where they are asked for."""
+    for item in items:
+        if item.get_closest_marker("long") and not LONG:
+            item.add_marker(pytest.mark.skip(reason="long: SPEX_FAULTS=1, or make faults"))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A file under its final name is complete (docs/architecture.md, rule 4): written beside it first, flushed, then renamed.
+"""A file under its final name is complete (architecture, rule 4): written beside it first, flushed, then renamed.
 
 The rename and its flushing are those of :mod:`spex_core.durable_files`; here errors become the engine's.
 """

@@ -17,6 +17,7 @@ import logging
 import math
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,17 +141,18 @@ def check_room(output: Path, folder: Path, use: DiskUse) -> None:
             f"the disk of {output} takes {disk.f_favail} more files, and the run writes {files}: choose another "
             "output, or larger blocks (tiling.block_px)"
         )
-    largest = folder / "largest"
     try:
-        largest.touch()
-        os.truncate(largest, use.largest_file_bytes)  # takes no room: asks for the length only
+        handle, largest = tempfile.mkstemp(dir=folder)
+        try:
+            os.ftruncate(handle, use.largest_file_bytes)  # takes no room: asks for the length only
+        finally:
+            os.close(handle)
+            os.unlink(largest)
     except OSError as error:
         raise OutputError(
             f"{output} takes no file of {size_text(use.largest_file_bytes)} ({error.strerror}): raise the limit "
             "(`ulimit -f unlimited`), or choose a disk with large files"
         ) from None
-    finally:
-        largest.unlink(missing_ok=True)
 
 
 # --- tried --------------------------------------------------------------------------------------------------------

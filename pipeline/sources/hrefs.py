@@ -1,4 +1,4 @@
-"""Which addresses may be opened: the one place of the rules for hrefs, links and redirects (docs/architecture.md, rule 6).
+"""Which addresses may be opened: the one place of the rules for hrefs, links and redirects (architecture, rule 6).
 
 A catalog's text comes from outside. What it names is resolved (:func:`resolve`), checked as text (:func:`checked`), and
 checked again when it is opened: a :class:`Door` sees every request, every redirect and every address that a name

@@ -1,4 +1,4 @@
-"""Two trials of :mod:`tests.faults.real_machines`, in a process of its own; ``make faults`` runs sixty."""
+"""Two trials of :mod:`tests.faults.real_machines`, in a process of its own; a long test. ``make faults`` runs sixty."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.long]
 
 
 def test_nodes_that_go_in_mid_run_leave_the_map_as_it_is() -> None:

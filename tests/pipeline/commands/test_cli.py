@@ -179,6 +179,7 @@ def test_a_submitted_command_is_quoted_and_absolute(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(tiny_archive: Path, tmp_path: Path) -> None:
     file = run_file(tmp_path, tiny_archive, tiling={"tile_px": 64, "overlap_px": 16, "block_px": 64})
     command = [sys.executable, "-m", "pipeline", "run", str(file), "--actors", "1"]

@@ -309,7 +309,7 @@ def test_where_ray_would_end_the_process_there_is_an_error_of_ours(code: int) ->
 
 
 @pytest.mark.ray
-@pytest.mark.skipif(os.environ.get("SPEX_FAULTS") != "1", reason="starts one more Ray: SPEX_FAULTS=1")
+@pytest.mark.long
 def test_a_real_ray_that_listens_everywhere_is_refused_and_stopped(tmp_path: Path) -> None:
     code = (
         "import contextlib, pipeline.engine.local_ray as local\n"
