@@ -109,7 +109,10 @@ class Machines:
 
     def kill_worker(self, draw: random.Random, what: str) -> str:
         """A process that runs a kind of call is killed, as the kernel does when memory is short."""
-        found = [p for p in psutil.Process().children(recursive=True) if what in " ".join(_command(p))]
+        deadline = time.monotonic() + 10
+        found: list[psutil.Process] = []
+        while not found and time.monotonic() < deadline:  # Ray names a process after the call that it runs
+            found = [p for p in psutil.Process().children(recursive=True) if what in " ".join(_command(p))]
         if not found:
             return f"no {what} was there"
         os.kill(draw.choice(found).pid, signal.SIGKILL)
