@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,7 @@ from pipeline.planning.estimate import DiskUse, disk_use
 from pipeline.planning.prepare import Prepared
 from pipeline.records.grid import grid_window, unproject
 from pipeline.records.plan import Block, ZoneGrid, ZonePlan
+from spex_core.durable_files import open_own
 
 logger = logging.getLogger(__name__)
 
@@ -141,13 +141,11 @@ def check_room(output: Path, folder: Path, use: DiskUse) -> None:
             f"the disk of {output} takes {disk.f_favail} more files, and the run writes {files}: choose another "
             "output, or larger blocks (tiling.block_px)"
         )
+    largest = folder / "largest"
     try:
-        handle, largest = tempfile.mkstemp(dir=folder)
-        try:
-            os.ftruncate(handle, use.largest_file_bytes)  # takes no room: asks for the length only
-        finally:
-            os.close(handle)
-            os.unlink(largest)
+        with open_own(largest, "r+b") as file:
+            os.ftruncate(file.fileno(), use.largest_file_bytes)  # takes no room: asks for the length only
+        largest.unlink()
     except OSError as error:
         raise OutputError(
             f"{output} takes no file of {size_text(use.largest_file_bytes)} ({error.strerror}): raise the limit "
