@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import OutputError
+from pipeline.machine import lock
 from spex_core.durable_files import flush_folder, make_folder
 
 
@@ -94,3 +97,27 @@ def refuse_strangers(folder: Path) -> None:
             continue  # not made yet, or removed meanwhile by the driver that is at work there
         except OSError as error:
             raise OutputError(f"{folder} cannot be listed: {error.strerror or error}") from error
+
+
+@contextmanager
+def folder_lock(output: Path, state_folder: str) -> Iterator[None]:
+    """Keeps two processes out of one output folder; the kernel drops the lock when its process dies.
+
+    Args:
+        output: What is written.
+        state_folder: Name of the folder below it that holds the lock.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process is writing it.
+    """
+    path = own_folder(output, state_folder) / "lock"
+    try:
+        held = lock.take(path)
+    except lock.LockedError as error:
+        raise OutputError(
+            f"{output} is being written by {error.holder}; wait for it or give another --output"
+        ) from None
+    except OSError as error:
+        raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
+    with held:
+        yield

@@ -16,11 +16,9 @@ from pipeline.engine.cluster import connected
 from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
-from pipeline.errors import OutputError
-from pipeline.machine import lock
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
-from pipeline.machine.own_files import own_folder
+from pipeline.machine.own_files import folder_lock
 from pipeline.machine.progress import Progress
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
@@ -48,7 +46,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
     """See :func:`pipeline.run.run`; ``evaluate`` adds an accuracy assessment to the report."""
     begun = time.monotonic()
     check_output(config.output, config.publish.collection_id)
-    with output_lock(config.output), PeakMemory() as peak, progress:
+    with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)
         check_places(prepared)
@@ -69,26 +67,6 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
             result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
             _write_result(prepared, store, result)
         return result
-
-
-@contextlib.contextmanager
-def output_lock(output: Path) -> Iterator[None]:
-    """Keeps two runs out of one output folder; the kernel drops the lock when its process dies.
-
-    Raises:
-        OutputError: The folder cannot be written, or another process is writing it.
-    """
-    path = own_folder(output, STATE_FOLDER) / "lock"
-    try:
-        held = lock.take(path)
-    except lock.LockedError as error:
-        raise OutputError(
-            f"{output} is being written by {error.holder}; wait for it or give another --output"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
-    with held:
-        yield
 
 
 def _tell(prepared: Prepared, progress: Progress) -> None:

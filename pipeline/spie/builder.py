@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError, ShardError
-from pipeline.machine.own_files import own_folder
+from pipeline.machine.own_files import folder_lock, own_folder
 from pipeline.machine.progress import Progress
 from pipeline.planning.software import software_versions
 from pipeline.spie import datacard
@@ -30,7 +30,7 @@ from pipeline.spie.sampling import Place, Split, sampling_order, split_cells, wi
 from pipeline.spie.shards import INDEX_FILE, ChipIndex, ShardEntry, ShardWriter, read_index, write_index
 from pipeline.spie.sites import lonlat_bounds
 from pipeline.spie.sources import local_pairs, open_sites
-from pipeline.spie.state import STATE_FOLDER, RecordLog, build_lock
+from pipeline.spie.state import STATE_FOLDER, RecordLog
 from pipeline.spie.survey import LATER, MAX_UNREADABLE, Spot, survey
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.durable_files import DRAFT_MARK
@@ -95,7 +95,7 @@ def build(config: SpieConfig, progress: Progress) -> BuildResult:
     """
     legend = Legend.from_yaml(config.legend)
     build_id = _build_id(config, legend)
-    with build_lock(config.output), progress:
+    with folder_lock(config.output, STATE_FOLDER), progress:
         earlier = _finished(config, build_id)
         if earlier is not None:
             progress.say("everything is there already: nothing to do")

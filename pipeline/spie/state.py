@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
-from pipeline.machine import lock
-from pipeline.machine.own_files import own_folder
 from spex_core.durable_files import make_folder, open_own
 
 STATE_FOLDER = ".spie"
@@ -72,23 +69,3 @@ class RecordLog:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
-
-
-@contextmanager
-def build_lock(output: Path) -> Iterator[None]:
-    """Keeps two builds out of one folder; the kernel drops the lock when its process dies.
-
-    Raises:
-        OutputError: The folder cannot be written, or another process is writing it.
-    """
-    path = own_folder(output, STATE_FOLDER) / "lock"
-    try:
-        held = lock.take(path)
-    except lock.LockedError as error:
-        raise OutputError(
-            f"{output} is being written by another process ({error.holder}); wait for it, or give --output"
-        ) from None
-    except OSError as error:
-        raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
-    with held:
-        yield

@@ -15,10 +15,10 @@ from rio_cogeo.cogeo import cog_validate
 import pipeline
 from pipeline.engine.cluster import Cluster
 from pipeline.errors import NoScenesError, OutputError
+from pipeline.machine.own_files import folder_lock
 from pipeline.machine.progress import LogProgress
-from pipeline.mapstore.store import RunStore, run_folder
+from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.records.result import RunResult
-from pipeline.runs.map_region import output_lock
 from spex_core.legend import Legend
 from tests.conftest import tiny_config
 
@@ -158,5 +158,5 @@ def test_nothing_to_map_is_said_before_anything_is_started(tiny_archive: Path, t
 
 
 def test_two_runs_do_not_write_one_folder(tiny_archive: Path, tmp_path: Path) -> None:
-    with output_lock(tmp_path), pytest.raises(OutputError, match="being written by process"):
+    with folder_lock(tmp_path, STATE_FOLDER), pytest.raises(OutputError, match="being written by process"):
         pipeline.run(tiny_config(tiny_archive, tmp_path))

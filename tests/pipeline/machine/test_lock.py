@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.machine import lock
+from pipeline.machine.own_files import folder_lock
 from pipeline.mapstore.journal import JournalWriter
 from pipeline.outputs import stac_catalog
-from pipeline.runs.map_region import output_lock
-from pipeline.spie.state import RecordLog, build_lock
+from pipeline.spie.state import RecordLog
 from spex_core.durable_files import ForeignFileError
 from spex_core.errors import SpexError
 from tests.strangers import STRANGERS, untouched
@@ -112,8 +112,8 @@ def test_taking_a_lock_changes_nothing_that_is_not_ours(kind: str, tmp_path: Pat
         with pytest.raises(ForeignFileError), exclusive(output / "lock"):
             pass
         for take in (
-            lambda: output_lock(output).__enter__(),
-            lambda: build_lock(output).__enter__(),
+            lambda: folder_lock(output, ".spex").__enter__(),
+            lambda: folder_lock(output, ".spie").__enter__(),
             lambda: stac_catalog._lock(output).__enter__(),
             lambda: JournalWriter(output / "journal.jsonl"),
             lambda: RecordLog(output / "chips.jsonl"),

@@ -19,12 +19,13 @@ from affine import Affine
 
 from pipeline.comparison.assessment import read_reference
 from pipeline.errors import BadInputError, NoChipsError, OutputError, ReadError
+from pipeline.machine.own_files import folder_lock
 from pipeline.machine.progress import LogProgress
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.simulation import publish_items, serve_files, serve_stac
 from pipeline.spie import ShardedChips, SpieConfig, build
 from pipeline.spie.sites import AreaSite
-from pipeline.spie.state import build_lock
+from pipeline.spie.state import STATE_FOLDER
 from spex_core.answers import check
 from spex_core.legend import Legend
 
@@ -341,7 +342,7 @@ def test_shards_of_an_unfinished_build_with_other_settings_do_not_stay(rasters: 
 
 
 def test_two_builds_cannot_write_one_folder(rasters: Path) -> None:
-    with build_lock(rasters / "out"), pytest.raises(OutputError, match="is being written by another process"):
+    with folder_lock(rasters / "out", STATE_FOLDER), pytest.raises(OutputError, match="is being written by process"):
         build(SpieConfig.from_dict(local_settings(rasters), rasters), LogProgress())
 
 
