@@ -82,6 +82,9 @@ class Engine:
         self._plan, self._executor, self._journal, self._progress = plan, executor, journal, progress
         self._compute: ComputeConfig = config.compute
         self._readers = readers
+        """The most blocks that are read at a time."""
+        self._reading = 1
+        """How many are: more whenever an actor has had to wait for one."""
         self.report = EngineReport()
         self.blocks = Worklist(plan, finished)
         self._by_order = block_order(plan)
@@ -156,7 +159,7 @@ class Engine:
             call.failed(failure)
             return False
         if (memory := getattr(answer, "memory", None)) is not None:
-            self._memory.note(memory, lasting=call.lasting, at_once=self._pending.passing + 1)
+            self._memory.note(memory, lasting=call.lasting, at_once=self._readers)
         call.answered(answer)
         return call.kind != "load"
 
@@ -178,7 +181,7 @@ class Engine:
         self._crew.send()
         # Slow writing must hold back reading too, or finished pieces would pile up in the object store.
         writing = max(0, self._pending.count("finish") - self._readers)
-        while len(self._to_read) and self._pending.count("read") < self._readers:
+        while len(self._to_read) and self._pending.count("read") < self._reading:
             in_flight = sum(self.blocks[key].stage is not Stage.IDLE for key in self._active)
             if in_flight + writing >= self._in_flight_limit:
                 return
@@ -207,6 +210,8 @@ class Engine:
         answer = self._executor.read(work.key[0], work.block)
 
         def answered(report: Any) -> None:
+            if self._crew.starving():
+                self._reading = min(self._reading + 1, self._readers)
             fresh = work.layers is None and not any(piece is not None for piece in work.pieces.values())
             work.problems = report.problems if fresh else tuple(dict.fromkeys((*work.problems, *report.problems)))
             work.incomplete = report.incomplete or (work.incomplete and not fresh)

@@ -8,6 +8,7 @@ docs/decisions/0025.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import ipaddress
 import logging
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,22 @@ def _token_demanded(folder: Path) -> Iterator[None]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32))
-    settings = SETTINGS | {TOKEN_VARIABLE: str(path)}
-    before = {name: os.environ.get(name) for name in (*settings, *NOT_FOR_IT)}
-    for name in NOT_FOR_IT:
+    try:
+        with _environment({**SETTINGS, TOKEN_VARIABLE: str(path)}, without=NOT_FOR_IT):
+            _read_authentication_again(demanded=True)
+            yield
+    finally:
+        _read_authentication_again(demanded=False)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str], without: Sequence[str] = ()) -> Iterator[None]:
+    """Environment variables of this process and of those that it starts; as before afterwards."""
+    before = {name: os.environ.get(name) for name in (*settings, *without)}
+    for name in without:
         os.environ.pop(name, None)
     os.environ.update(settings)
     try:
-        _read_authentication_again(demanded=True)
         yield
     finally:
         for name, value in before.items():
@@ -150,7 +160,6 @@ def _token_demanded(folder: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        _read_authentication_again(demanded=False)
 
 
 def _read_authentication_again(*, demanded: bool) -> None:
@@ -184,7 +193,8 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_d
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
     try:
-        with handlers_kept(), _replaced_inside_ray():
+        # Handed down from process to process; with a runtime environment Ray would start every worker twice.
+        with handlers_kept(), _replaced_inside_ray(), _environment({**environment, "PYTHONPATH": path}):
             ray.init(
                 address="local",
                 _node_ip_address=LOOPBACK,
@@ -195,7 +205,6 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_d
                 logging_level=logging.ERROR,
                 log_to_driver=False,
                 _temp_dir=str(temp_dir),
-                runtime_env={"env_vars": {**environment, "PYTHONPATH": path}},
             )
     except ClusterError:
         raise
@@ -216,20 +225,30 @@ def _replaced_inside_ray() -> Iterator[None]:
         ("ray._private.utils", "get_dashboard_dependency_error", lambda: ImportError("not wanted"), False),
         # Ray's handler of fatal signals, in this process, takes SIGTERM for one and prints its native stack.
         ("ray._private.ray_constants", "RAY_DISABLE_FAILURE_SIGNAL_HANDLER", True, False),
+        # An autoscaler without machines to ask for, a reader of logs that nobody is sent, a page that nobody opens:
+        # each is a Python process that takes a second of CPU to start.
+        ("ray._private.node", "Node.start_monitor", lambda node: None, False),
+        ("ray._private.node", "Node.start_log_monitor", lambda node: None, False),
+        ("ray._private.node", "Node.start_api_server", _without_page, False),
     )
     with contextlib.ExitStack() as stack:
         for module_name, name, value, needed in replacements:
             try:
-                module = importlib.import_module(module_name)
-                before = getattr(module, name)
+                *owners, attribute = name.split(".")
+                owner: Any = functools.reduce(getattr, owners, importlib.import_module(module_name))
+                before = getattr(owner, attribute)
             except (ImportError, AttributeError) as error:
                 if needed:
                     raise _unknown_version(f"its ports cannot be kept on loopback ({error})") from error
                 logger.debug("Ray has no %s.%s", module_name, name)
                 continue
-            setattr(module, name, value)
-            stack.callback(setattr, module, name, before)
+            setattr(owner, attribute, value)
+            stack.callback(setattr, owner, attribute, before)
         yield
+
+
+def _without_page(node: Any, **_: Any) -> None:
+    node._webui_url = ""
 
 
 def check_doors(folder: Path, known: frozenset[tuple[str, int]] = frozenset()) -> None:

@@ -32,7 +32,7 @@ class Call:
     answered: Callable[[Any], None]
     failed: Callable[[CallFailedError], None]
     lasting: Hashable | None = None
-    """The actor that runs it; None: a process that comes and goes."""
+    """The model actor that runs it; None: a reader or finisher."""
     waits: bool = False
     """Somebody else decides when it begins: its time has not begun."""
     begun: float = 0.0
@@ -60,11 +60,6 @@ class Pending:
     def count(self, kind: Kind) -> int:
         """Calls of a kind."""
         return self._counts[kind]
-
-    @property
-    def passing(self) -> int:
-        """Calls that run in processes which come and go."""
-        return self._counts["read"] + self._counts["finish"]
 
     @property
     def next_deadline(self) -> float:

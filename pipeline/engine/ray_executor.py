@@ -1,4 +1,4 @@
-"""Ray behind the driver's interface: calls become tasks and actor calls without any retry of Ray's own."""
+"""Ray behind the driver's interface: calls of actors, without any retry of Ray's own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from pipeline.engine.executor import (
     Executor,
     ReadAnswer,
     Reference,
+    Trouble,
 )
+from pipeline.engine.io_workers import IoPool, IoWorker
 from pipeline.engine.ray_errors import lost_object, one_line, plain_error, trouble_of
-from pipeline.engine.tasks import ZoneContext, finish_block, read_block
+from pipeline.engine.tasks import ZoneContext
 from pipeline.engine.work import Key
 from pipeline.errors import ClusterError
 from pipeline.machine.progress import Progress
@@ -27,8 +29,6 @@ from pipeline.records.plan import Block, MapPlan
 from pipeline.settings.run_file import RunConfig
 from spex_core.legend import Legend
 
-CALLS_PER_WORKER = 256
-"""Blocks that one reader or finisher process handles before another takes its place."""
 INLINE_BYTES = 110_000
 """Smaller objects (100 KiB of data) stay in the driver's process (Ray's ``max_direct_call_object_size``)."""
 ANSWER_S = 60.0
@@ -41,18 +41,24 @@ class RayExecutor(Executor):
     ``ray.util.ActorPool`` is not used because a dead actor can wedge it (ray issue 50313).
     """
 
-    def __init__(self, plan: MapPlan, config: RunConfig, legend: Legend, contexts: Sequence[ZoneContext]) -> None:
+    def __init__(
+        self,
+        plan: MapPlan,
+        config: RunConfig,
+        legend: Legend,
+        contexts: Sequence[ZoneContext],
+        readers: int,
+        *,
+        actor_class: type[BlockClassifier] = BlockClassifier,
+        io_class: type[IoWorker] = IoWorker,
+    ) -> None:
         import ray
 
         self._ray: Any = ray
-        self._contexts = [ray.put(context) for context in contexts]
-        # Recycled now and then: the resident set of a process that opens thousands of GDAL datasets creeps.
-        once: Any = {"max_retries": 0, "num_cpus": TASK_CPUS, "max_calls": CALLS_PER_WORKER}
-        self.read_task: Any = ray.remote(num_returns=3, **once)(read_block)
-        self.finish_task: Any = ray.remote(**once)(finish_block)
-        self.actor_class: Any = ray.remote(BlockClassifier).options(
-            max_restarts=0, max_task_retries=0, **actor_resources(config.compute)
-        )
+        once: Any = {"max_restarts": 0, "max_task_retries": 0}
+        io_actor = ray.remote(io_class).options(num_cpus=TASK_CPUS, scheduling_strategy="SPREAD", **once)
+        self._io = IoPool(ray, io_actor, ray.put(tuple(contexts)), readers)
+        self._actor_class: Any = ray.remote(actor_class).options(**once, **actor_resources(config.compute))
         compute = config.compute
         self._settings = ray.put(
             ClassifierSettings(
@@ -70,11 +76,13 @@ class RayExecutor(Executor):
         return time.monotonic()
 
     def hire(self) -> tuple[ActorHandle, Reference]:
-        handle = self.actor_class.remote(self._settings)
+        handle = self._actor_class.remote(self._settings)
         return handle, handle.load.remote()
 
     def read(self, zone: int, block: Block) -> ReadAnswer:
-        return ReadAnswer(*self.read_task.remote(self._contexts[zone], block))
+        answer = ReadAnswer(*self._io.next("read").read.options(num_returns=3).remote(zone, block))
+        self._io.sent("read", answer.report)
+        return answer
 
     def classify(
         self, actor: ActorHandle, zone: int, block: Block, targets: tuple[int, ...], pixels: Reference
@@ -84,7 +92,8 @@ class RayExecutor(Executor):
         return ClassifyAnswer(tuple(pieces), report)
 
     def finish(self, zone: int, block: Block, layers: Reference, pieces: Sequence[Reference]) -> Reference:
-        reference: Reference = self.finish_task.remote(self._contexts[zone], block, layers, *pieces)
+        reference: Reference = self._io.next("finish").finish.remote(zone, block, layers, *pieces)
+        self._io.sent("finish", reference)
         return reference
 
     def wait(self, references: Sequence[Reference], timeout_s: float) -> list[Reference]:
@@ -97,9 +106,16 @@ class RayExecutor(Executor):
 
     def get(self, reference: Reference) -> Any:
         try:
-            return self._ray.get(reference, timeout=ANSWER_S)
+            answer = self._ray.get(reference, timeout=ANSWER_S)
         except Exception as error:
-            raise CallFailedError(trouble_of(error), plain_error(error), one_line(error), lost_object(error)) from None
+            trouble = trouble_of(error)
+            if trouble is not Trouble.WORKER:
+                self._io.answered(reference)
+            elif not self._io.died(reference):
+                trouble = Trouble.LOST  # another call has taken the process along
+            raise CallFailedError(trouble, plain_error(error), one_line(error), lost_object(error)) from None
+        self._io.answered(reference)
+        return answer
 
     def gone(self, given: Sequence[Reference], failure: CallFailedError) -> frozenset[Reference]:
         references: list[Any] = list(given)
@@ -123,10 +139,7 @@ class RayExecutor(Executor):
         self._ray.kill(actor)
 
     def cancel(self, reference: Reference) -> None:
-        try:
-            self._ray.cancel(reference, force=True)
-        except (ValueError, TypeError, self._ray.exceptions.RayError):
-            return  # an actor's call, which ends with its actor; or over meanwhile
+        self._io.end(reference)  # a model actor's call ends with its actor, which is the driver's to kill
 
 
 def run_blocks(
@@ -140,5 +153,5 @@ def run_blocks(
     finished: frozenset[Key] = frozenset(),
 ) -> EngineReport:
     """Computes every block of ``plan`` that is not in ``finished`` on the Ray that is connected."""
-    executor = RayExecutor(plan, config, legend, contexts)
+    executor = RayExecutor(plan, config, legend, contexts, cluster.readers)
     return Engine(plan, config, legend, cluster.actors, cluster.readers, executor, journal, progress, finished).run()

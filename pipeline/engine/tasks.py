@@ -16,7 +16,8 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.imagery.composite import read_composite
 from pipeline.machine.memory import ProcessMemory, process_memory
-from pipeline.mapstore.store import INDEX_NODATA, INDEX_SCALE, RunStore
+from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
+from pipeline.mapstore.store import RunStore
 from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Piece, finalise, merge
 from pipeline.records.grid import region_mask, slices
@@ -146,6 +147,6 @@ def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces
         block,
         final,
         np.where(mask, layers.valid_count, np.uint8(0)),
-        np.where(mask, layers.indices, np.int16(INDEX_NODATA)),
+        cell_means(final.landcover, layers.indices, context.legend.codes),
     )
     return BlockReport(digest, float(np.mean(final.landcover != context.legend.nodata)), process_memory())

@@ -10,8 +10,8 @@ from pipeline.machine.memory import ProcessMemory
 class WorkerMemory:
     """The highest sum over the processes that lived at a time.
 
-    Actors live until they are replaced. Readers and finishers come and go without a word; of them as many live at a
-    time as calls are under way, and those that answered last are taken for them.
+    Model actors live until they are replaced. Readers and finishers are replaced without a word: those that answered
+    last are taken for those that live.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class WorkerMemory:
         Args:
             memory: What it says.
             lasting: The actor, if it is one.
-            at_once: Readers and finishers under way, this one included.
+            at_once: Readers and finishers that live at a time.
         """
         if lasting is not None:
             self._lasting[lasting] = memory.peak_mb

@@ -13,6 +13,8 @@ DRIVERS_REMOTE = ("GTiff", "JP2OpenJPEG")
 """Formats opened from the network. Not VRT: it may name any other file."""
 DRIVERS_LOCAL = (*DRIVERS_REMOTE, "VRT")
 
+KEPT_BYTES = 2**30
+"""Memory that a worker keeps for its next array instead of giving it back."""
 CACHE_MB = 128
 """GDAL's block cache per process; decoded tiles of one window, so that neighbouring reads do not decode twice."""
 
@@ -52,6 +54,13 @@ def worker_environment() -> dict[str, str]:
     """Environment variables for reader processes; they must be set before GDAL is loaded.
 
     ``MALLOC_ARENA_MAX`` keeps glibc from holding one heap per thread: without it the memory of a GDAL reader grows
-    with every file it opens.
+    with every file it opens. The two thresholds keep it from handing the memory of each large array back to the kernel
+    and faulting it in again, page by page, for the next one: a third of a model's CPU time.
     """
-    return {"GDAL_CACHEMAX": str(CACHE_MB), "MALLOC_ARENA_MAX": "2", "GDAL_NUM_THREADS": "1"}
+    return {
+        "GDAL_CACHEMAX": str(CACHE_MB),
+        "GDAL_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+    }

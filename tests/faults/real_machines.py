@@ -30,8 +30,9 @@ import psutil
 from pipeline.engine.cluster import Cluster as Size
 from pipeline.engine.cluster import worker_environment
 from pipeline.engine.driver import Engine
+from pipeline.engine.io_workers import IoWorker
 from pipeline.engine.ray_executor import RayExecutor
-from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.engine.tasks import BlockReport, ReadLayers
 from pipeline.machine.progress import LogProgress
 from pipeline.mapstore.store import RunStore
 from pipeline.planning.prepare import prepare
@@ -43,6 +44,8 @@ from tests.conftest import tiny_config
 NODES = 3
 SLOW_S = 0.25
 """Each call takes so much longer, so that there is something to hit."""
+WAIT_S = 8.0
+"""How long a blow waits for somebody at the work that it is meant for."""
 
 
 class SlowClassifier(BlockClassifier):
@@ -53,14 +56,16 @@ class SlowClassifier(BlockClassifier):
         return super().classify(zone, block, targets, reflectance)
 
 
-def slow_read(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
-    time.sleep(SLOW_S)
-    return read_block(context, block)
+class SlowIoWorker(IoWorker):
+    """A reader and finisher that takes its time."""
 
+    def read(self, zone: int, block: Block) -> Any:
+        time.sleep(SLOW_S)
+        return super().read(zone, block)
 
-def slow_finish(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
-    time.sleep(SLOW_S)
-    return finish_block(context, block, layers, *pieces)
+    def finish(self, zone: int, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+        time.sleep(SLOW_S)
+        return super().finish(zone, block, layers, *pieces)
 
 
 class Machines:
@@ -108,18 +113,17 @@ class Machines:
         return "raylet killed"
 
     def kill_worker(self, draw: random.Random) -> str:
-        """A process that runs a call is killed, as the kernel does when memory is short."""
-        found: dict[str, list[psutil.Process]] = {}
-        for process in psutil.Process().children(recursive=True):
-            command = " ".join(_command(process))  # Ray names a process after the call that it runs
-            for kind in ("SlowClassifier", "slow_read", "slow_finish"):
-                if command.startswith(f"ray::{kind}"):
-                    found.setdefault(kind, []).append(process)
-        if not found:
-            return "nobody was at work"
-        kind = draw.choice(sorted(found))
-        os.kill(draw.choice(found[kind]).pid, signal.SIGKILL)
-        return f"{kind} killed"
+        """A process at work is killed, as the kernel does when memory is short; which kind of work is drawn first."""
+        kind = draw.choice(("SlowClassifier.classify", "SlowIoWorker.read", "SlowIoWorker.finish"))
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            for process in psutil.Process().children(recursive=True):
+                # Ray names a process after the call that it runs.
+                if " ".join(_command(process)).startswith(f"ray::{kind}"):
+                    os.kill(process.pid, signal.SIGKILL)
+                    return f"{kind} killed"
+            time.sleep(0.05)
+        return f"nobody was at {kind}"
 
     def close(self) -> None:
         import ray
@@ -168,15 +172,19 @@ def archive(folder: Path) -> Path:
 
 def mapped(source: Path, output: Path, strike: Callable[[], None] | None = None) -> tuple[str, int, int]:
     """Maps the archive; digest over all layers, blocks finished and failed."""
-    import ray
 
     prepared = prepare(tiny_config(source, output, compute={"actors": 2, "attempts": 6, "answer_within_s": 120}))
     store = RunStore.create(output / "state", prepared.plan, prepared.legend)
-    executor = RayExecutor(prepared.plan, prepared.config, prepared.legend, zone_contexts(prepared, store))
-    executor.read_task = ray.remote(slow_read).options(num_returns=3, max_retries=0, num_cpus=0.25)
-    executor.finish_task = ray.remote(slow_finish).options(max_retries=0, num_cpus=0.25)
-    executor.actor_class = ray.remote(SlowClassifier).options(max_restarts=0, num_cpus=0.5)
     size = Size(2, 2, False, "test")
+    executor = RayExecutor(
+        prepared.plan,
+        prepared.config,
+        prepared.legend,
+        zone_contexts(prepared, store),
+        size.readers,
+        actor_class=SlowClassifier,
+        io_class=SlowIoWorker,
+    )
     thread = threading.Thread(target=strike, daemon=True) if strike else None
     with store.journal_writer() as journal:
         engine = Engine(

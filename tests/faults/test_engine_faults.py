@@ -16,8 +16,9 @@ from ray.exceptions import ObjectLostError
 
 from pipeline.engine.cluster import Cluster
 from pipeline.engine.driver import Engine, EngineReport
+from pipeline.engine.io_workers import IoWorker
 from pipeline.engine.ray_executor import RayExecutor
-from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.engine.tasks import BlockReport, ReadLayers
 from pipeline.errors import ClusterError
 from pipeline.machine.progress import LogProgress
 from pipeline.mapstore.store import RunStore
@@ -51,27 +52,35 @@ class Unloadable(BlockClassifier):
         return 0
 
 
-def read_and_die_once(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
-    mark = context.run_folder / f"died-{block.index}"
-    if block.index == POISON and not mark.exists():
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return read_block(context, block)
+class DiesOnce(IoWorker):
+    """While it reads one block."""
+
+    def read(self, zone: int, block: Block) -> Any:
+        mark = self._contexts[zone].run_folder / f"died-{block.index}"
+        if block.index == POISON and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(zone, block)
 
 
-def read_or_refuse(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
-    if block.index == POISON:
-        raise OSError("the disk is on fire")
-    return read_block(context, block)
+class Refuses(IoWorker):
+    """To read one block."""
+
+    def read(self, zone: int, block: Block) -> Any:
+        if block.index == POISON:
+            raise OSError("the disk is on fire")
+        return super().read(zone, block)
 
 
-def finish_and_lose_once(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+class LosesOnce(IoWorker):
     """Says what Ray says when a machine went away with the pieces that it held."""
-    mark = context.run_folder / f"lost-{block.index}"
-    if not mark.exists():
-        mark.touch()
-        raise ObjectLostError("0" * 56, None, "")
-    return finish_block(context, block, layers, *pieces)
+
+    def finish(self, zone: int, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+        mark = self._contexts[zone].run_folder / f"lost-{block.index}"
+        if not mark.exists():
+            mark.touch()
+            raise ObjectLostError("0" * 56, None, "")
+        return super().finish(zone, block, layers, *pieces)
 
 
 @dataclass
@@ -82,19 +91,12 @@ class Ground:
     store: RunStore
     cluster: Cluster
 
-    def run(self, read: Any = None, actor: Any = None, finish: Any = None) -> EngineReport:
-        import ray
-
+    def run(self, actor: Any = None, io: Any = None) -> EngineReport:
         with self.store.journal_writer() as journal:
             p = self.prepared
-            executor = RayExecutor(p.plan, p.config, p.legend, zone_contexts(p, self.store))
-            if read is not None:
-                executor.read_task = ray.remote(read).options(num_returns=3, max_retries=0, num_cpus=0.25)
-            if actor is not None:
-                executor.actor_class = ray.remote(actor).options(max_restarts=0, num_cpus=0.5)
-            if finish is not None:
-                executor.finish_task = ray.remote(finish).options(max_retries=0, num_cpus=0.25)
             size = (self.cluster.actors, self.cluster.readers)
+            classes = {"actor_class": actor or BlockClassifier, "io_class": io or IoWorker}
+            executor = RayExecutor(p.plan, p.config, p.legend, zone_contexts(p, self.store), size[1], **classes)
             return Engine(p.plan, p.config, p.legend, *size, executor, journal, LogProgress(), frozenset()).run()
 
     def landcover(self) -> Any:
@@ -150,13 +152,13 @@ def test_actors_that_die_while_loading_end_the_run_with_a_reason(ground: Ground)
 
 
 def test_a_killed_reader_is_read_again(ground: Ground, expected: Any) -> None:
-    report = ground.run(read=read_and_die_once)
+    report = ground.run(io=DiesOnce)
     assert (report.finished, report.failed) == (4, [])
     assert np.array_equal(ground.landcover(), expected)
 
 
 def test_a_block_that_cannot_be_read_is_told_with_its_own_reason(ground: Ground, expected: Any) -> None:
-    report = ground.run(read=read_or_refuse)
+    report = ground.run(io=Refuses)
     assert [(failure.key, failure.reason) for failure in report.failed] == [
         ((0, POISON), "OSError: the disk is on fire")
     ]
@@ -164,39 +166,46 @@ def test_a_block_that_cannot_be_read_is_told_with_its_own_reason(ground: Ground,
     assert not ground.landcover()[ground.hole()].any()
 
 
-def finish_on_a_machine_that_goes(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+class OnAMachineThatGoes(IoWorker):
     """One finisher misses pieces; its neighbour, on the machine that held them, is killed a moment later."""
-    lost, died = context.run_folder / "lost", context.run_folder / "died"
-    if block.index == 3 and not lost.exists():
-        lost.touch()
-        raise ObjectLostError("0" * 56, None, "")
-    if block.index == 0 and not died.exists():
-        deadline = time.monotonic() + 60
-        while not lost.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        time.sleep(0.4)
-        died.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return finish_block(context, block, layers, *pieces)
+
+    def finish(self, zone: int, block: Block, layers: ReadLayers, *pieces: Any) -> BlockReport:
+        folder = self._contexts[zone].run_folder
+        lost, died = folder / "lost", folder / "died"
+        if block.index == 3 and not lost.exists():
+            lost.touch()
+            raise ObjectLostError("0" * 56, None, "")
+        if block.index == 0 and not died.exists():
+            deadline = time.monotonic() + 60
+            while not lost.exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            time.sleep(0.4)
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().finish(zone, block, layers, *pieces)
 
 
-def read_and_hang_once(context: ZoneContext, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
-    mark = context.run_folder / f"hung-{block.index}"
-    if block.index == POISON and not mark.exists():
-        mark.touch()
-        time.sleep(600)
-    return read_block(context, block)
+class HangsOnce(IoWorker):
+    """While it reads one block."""
+
+    def read(self, zone: int, block: Block) -> Any:
+        mark = self._contexts[zone].run_folder / f"hung-{block.index}"
+        if block.index == POISON and not mark.exists():
+            mark.touch()
+            time.sleep(600)
+        return super().read(zone, block)
 
 
 def test_a_machine_that_goes_while_its_neighbour_is_finished_leaves_no_hole(ground: Ground, expected: Any) -> None:
-    report = ground.run(finish=finish_on_a_machine_that_goes)
+    ground.cluster = Cluster(1, 2, False, "test")
+    report = ground.run(io=OnAMachineThatGoes)
     assert (report.finished, report.failed, report.incomplete) == (4, [], 0)
     assert np.array_equal(ground.landcover(), expected)
 
 
 def test_a_reader_that_hangs_is_ended_and_its_block_read_again(ground: Ground, expected: Any) -> None:
-    ground.prepared = dataclasses.replace(ground.prepared, config=answering_within(ground.prepared.config, 5.0))
-    report = ground.run(read=read_and_hang_once)
+    ground.prepared = dataclasses.replace(ground.prepared, config=answering_within(ground.prepared.config, 12.0))
+    report = ground.run(io=HangsOnce)
     assert (report.finished, report.failed) == (4, [])
     assert np.array_equal(ground.landcover(), expected)
 
@@ -206,6 +215,6 @@ def answering_within(config: RunConfig, seconds: float) -> RunConfig:
 
 
 def test_lost_pieces_are_computed_again(ground: Ground, expected: Any) -> None:
-    report = ground.run(finish=finish_and_lose_once)
+    report = ground.run(io=LosesOnce)
     assert (report.finished, report.failed) == (4, [])
     assert np.array_equal(ground.landcover(), expected)

@@ -1,0 +1,131 @@
+"""Processes that read and finish blocks, and stay: starting one per block costs more than the block.
+
+Ray ends idle task processes beyond the number of cores after a second and starts new ones, each importing everything
+(141 starts in one Sentinel-2 granule). These are actors instead: started once, given the zones' contexts once, and
+replaced when they die, hang, or have handled so many blocks that their memory has crept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pipeline.engine.executor import ActorHandle, Reference
+from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.predict.stitch import Piece
+from pipeline.records.plan import Block
+
+IoKind = Literal["read", "finish"]
+LINE = 3
+"""Calls in every line before another process is started for a block that is to be finished."""
+CALLS_PER_WORKER = 1024
+"""Blocks that one process handles before another takes its place: memory creeps where thousands of files are opened."""
+
+
+class IoWorker:
+    """The actor: reads and finishes blocks of zones whose contexts it holds. Plain Python, wrapped by the engine."""
+
+    def __init__(self, contexts: Sequence[ZoneContext]) -> None:
+        self._contexts = contexts
+
+    def read(self, zone: int, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
+        """See :func:`pipeline.engine.tasks.read_block`."""
+        return read_block(self._contexts[zone], block)
+
+    def finish(self, zone: int, block: Block, layers: ReadLayers, *pieces: Piece | None) -> BlockReport:
+        """See :func:`pipeline.engine.tasks.finish_block`."""
+        return finish_block(self._contexts[zone], block, layers, *pieces)
+
+
+@dataclass(eq=False)
+class _Worker:
+    handle: ActorHandle
+    line: dict[Reference, IoKind] = field(default_factory=dict)
+    """Calls without an answer so far; it works on the first."""
+    calls: int = 0
+
+    @property
+    def reads(self) -> int:
+        """Readings in its line."""
+        return list(self.line.values()).count("read")
+
+
+class IoPool:
+    """So many such processes as the calls need; each call goes to the one with the shortest line.
+
+    Readings are never put behind each other: the driver asks for as many at a time as it wants read at a time. Blocks
+    to be finished wait behind others before another process is started for them.
+
+    Args:
+        ray: The module.
+        actor_class: :class:`IoWorker` as a Ray actor class.
+        contexts: Reference of what each is given.
+        size: How many there are at most.
+    """
+
+    def __init__(self, ray: Any, actor_class: Any, contexts: Reference, size: int) -> None:
+        self._ray, self._actor_class, self._contexts, self._size = ray, actor_class, contexts, size
+        self._workers: list[_Worker] = []
+        self._of: dict[Reference, _Worker] = {}
+
+    def next(self, kind: IoKind) -> ActorHandle:
+        """The process that takes the next call; :meth:`sent` must follow."""
+
+        # Stable: who has waited longest comes first.
+        self._workers.sort(key=lambda worker: (kind == "read" and worker.reads > 0, len(worker.line)))
+        best = self._workers[0] if self._workers else None
+        busy = best is None or (best.reads > 0 if kind == "read" else len(best.line) >= LINE)
+        if busy and len(self._workers) < self._size:
+            self._workers.insert(0, _Worker(self._actor_class.remote(self._contexts)))
+        return self._workers[0].handle
+
+    def sent(self, kind: IoKind, reference: Reference) -> None:
+        """The call that :meth:`next` was asked for is under way; ``reference`` answers last."""
+        worker = self._workers.pop(0)
+        worker.line[reference] = kind
+        worker.calls += 1
+        self._of[reference] = worker
+        if worker.calls < CALLS_PER_WORKER:
+            self._workers.append(worker)  # else it goes when its line has been answered
+
+    def answered(self, reference: Reference) -> None:
+        """A call has an answer, or an error of its own."""
+        worker = self._of.pop(reference, None)
+        if worker is None:
+            return
+        del worker.line[reference]
+        if worker.calls >= CALLS_PER_WORKER and not worker.line:
+            self._ray.kill(worker.handle)
+
+    def died(self, reference: Reference) -> bool:
+        """A call has no answer because its process is gone: the process is replaced.
+
+        Returns:
+            Whether the call may be to blame: it was the one that the process worked on, not one behind it.
+        """
+        worker = self._of.get(reference)
+        if worker is None:
+            return True  # the process was ended because of this call
+        # What stands before it may have been answered without having been asked for yet.
+        before = list(worker.line)[: list(worker.line).index(reference)]
+        behind = bool(before) and not self._all_done(before)
+        del self._of[reference], worker.line[reference]
+        self._drop(worker)
+        return not behind
+
+    def end(self, reference: Reference) -> None:
+        """Ends the process that has a call, if one of these has it; another takes its place."""
+        worker = self._of.pop(reference, None)
+        if worker is not None:
+            del worker.line[reference]
+            self._drop(worker)
+
+    def _all_done(self, references: list[Reference]) -> bool:
+        done, _ = self._ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
+        return len(done) == len(references)
+
+    def _drop(self, worker: _Worker) -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+        self._ray.kill(worker.handle)
