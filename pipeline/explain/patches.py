@@ -10,11 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from skimage.measure import label
 
 from pipeline.records.plan import Window
-
-_EIGHT = np.ones((3, 3), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -93,18 +91,19 @@ class PatchCounter:
         return found
 
     def _label(self, codes: NDArray[np.uint8], mapped: NDArray[np.bool_]) -> NDArray[np.int64]:
-        labels = np.zeros(codes.shape, dtype=np.int64)
-        for code in np.flatnonzero(np.bincount(codes[mapped], minlength=256)):
-            mask = mapped & (codes == code)
-            own, count = ndimage.label(mask, structure=_EIGHT)
-            self._reserve(count)
-            new = slice(self._used, self._used + count)
-            labels[mask] = own[mask].astype(np.int64) + (self._used - 1)
-            self._parent[new] = np.arange(new.start, new.stop)
-            self._size[new] = np.bincount(own.ravel(), minlength=count + 1)[1:]
-            self._code[new] = code
-            self._used += count
-        return labels
+        # All classes at once: a component is of equal values, and 0 is the background.
+        values = np.where(mapped, codes + np.uint16(1), np.uint16(0))
+        labels, count = label(values, background=0, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
+        self._reserve(count)
+        new = slice(self._used, self._used + count)
+        self._parent[new] = np.arange(new.start, new.stop)
+        self._size[new] = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+        of_label = np.zeros(count + 1, dtype=np.uint8)
+        of_label[labels.ravel()] = codes.ravel()
+        self._code[new] = of_label[1:]
+        numbered: NDArray[np.int64] = np.where(labels > 0, labels + (self._used - 1), 0)
+        self._used += count
+        return numbered
 
     def _reserve(self, count: int) -> None:
         need = self._used + count

@@ -21,20 +21,22 @@ from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.patches import PatchCounter, PatchSummary
-from pipeline.mapstore.store import INDEX_NODATA, INDEX_SCALE, LayerName
+from pipeline.mapstore.index_cells import INDEX_SCALE, class_sums
+from pipeline.mapstore.layers import LayerName
 from pipeline.records.grid import grid_window, intersection, project, region_mask, slices, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-_LAYERS: tuple[LayerName, ...] = ("landcover", "confidence", "valid_count", "indices")
+_LAYERS: tuple[LayerName, ...] = ("landcover", "confidence", "valid_count")
 
 
 class LayerReader(Protocol):
     """Reads finished layers of one zone, e.g. ``pipeline.mapstore.store.ZoneStore``."""
 
     def read(self, layer: LayerName, window: Window) -> NDArray[Any]:
-        """uint8 ``[h, w]`` of landcover, confidence (percent) or valid_count; int16 ``[I, h, w]`` of indices."""
+        """uint8 ``[h, w]`` of landcover, confidence (percent) or valid_count; of index_means the cells that the window
+        touches, int16 ``[I, K, rows, columns]``."""
         ...
 
 
@@ -130,25 +132,29 @@ class _Tally:
         self.confidence = np.zeros(256, dtype=np.int64)
         self.observations = 0
         self.index_sums = np.zeros((len(SPECTRAL_INDICES), 256), dtype=np.int64)
+        """Of the codes of the legend's classes."""
         self.index_counts = np.zeros((len(SPECTRAL_INDICES), 256), dtype=np.int64)
         self.counter = PatchCounter(col, width)
 
     def add(
-        self, window: Window, inside: NDArray[np.bool_], layers: Mapping[LayerName, NDArray[Any]], nodata: int
+        self,
+        window: Window,
+        inside: NDArray[np.bool_],
+        layers: Mapping[LayerName, NDArray[Any]],
+        index_means: NDArray[np.int16],
+        legend: Legend,
     ) -> None:
         codes = layers["landcover"]
-        mapped = inside & (codes != nodata)
+        mapped = inside & (codes != legend.nodata)
         self.pixels += int(np.count_nonzero(inside))
         values = codes[mapped]
         self.counts += np.bincount(values, minlength=256)
         # bincount sums in float64: exact, a block's sum stays far below 2**53
         self.confidence += np.bincount(values, layers["confidence"][mapped], minlength=256).astype(np.int64)
         self.observations += int(layers["valid_count"][mapped].sum(dtype=np.int64))
-        for i, layer in enumerate(layers["indices"]):
-            index = layer[mapped]
-            valid = index != INDEX_NODATA
-            self.index_sums[i] += np.bincount(values[valid], index[valid], minlength=256).astype(np.int64)
-            self.index_counts[i] += np.bincount(values[valid], minlength=256)
+        sums, counts = class_sums(codes, mapped, window, index_means, legend.codes)
+        self.index_sums[:, legend.codes] += sums
+        self.index_counts[:, legend.codes] += counts
         self.counter.add(window, codes, mapped)
 
 
@@ -211,7 +217,8 @@ def _zone_tallies(areas: Sequence[AreaOfInterest], zone: ZoneLayers, legend: Leg
         for area, part in touching:
             rows, cols = slices(part, window)
             cut = {layer: values[..., rows, cols] for layer, values in layers.items()}
-            area.tally.add(part, region_mask(area.geometry, zone.grid, part), cut, legend.nodata)
+            means = zone.reader.read("index_means", part)
+            area.tally.add(part, region_mask(area.geometry, zone.grid, part), cut, means, legend)
     tallies: list[_Tally | None] = [None] * len(geometries)
     for area in placed:
         tallies[area.position] = area.tally

@@ -122,14 +122,23 @@ def _bands(scene: Scene) -> list[tuple[int, str]]:
 
 
 def nan_median(stack: _Float) -> tuple[_Float, npt.NDArray[np.uint8]]:
-    """Median over the first axis without NaN, and how many values there were. Sorts ``stack`` in place.
+    """Median over the first axis without NaN, and how many values there were.
 
     Args:
-        stack: float32 [n, h, w].
+        stack: float32 [n, h, w], finite or NaN; may be sorted in place.
 
     Returns:
         float32 [h, w] (NaN where no value), uint8 [h, w].
     """
+    if len(stack) <= 2:  # nothing to sort: most maps of a month have no more clear dates
+        first, last = stack[0], stack[-1]
+        known = np.isfinite(first), np.isfinite(last)
+        count = known[0].view(np.uint8) + (known[1].view(np.uint8) if len(stack) == 2 else np.uint8(0))
+        middle = first + last
+        middle *= np.float32(0.5)
+        np.copyto(middle, first, where=~known[1])
+        np.copyto(middle, last, where=~known[0])
+        return middle, count
     count = np.isfinite(stack).sum(axis=0, dtype=np.uint8)
     stack.sort(axis=0)  # NaN sorts to the end
     low = np.maximum(count.astype(np.intp) - 1, 0) // 2

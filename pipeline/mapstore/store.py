@@ -16,47 +16,28 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import ZstdCodec
 from zarr.errors import BaseZarrError
 
 from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
+from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, selection
 from pipeline.planning.plan_file import read_plan, write_plan
-from pipeline.predict.stitch import CONFIDENCE_NODATA, BlockLayers
+from pipeline.predict.stitch import BlockLayers
 from pipeline.records.grid import grid_window, intersection
 from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
 from spex_core.durable_files import flush, flush_folder, make_folder
-from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-STORE_SCHEMA = 1
-INDEX_SCALE = 10_000
-"""Stored index = round(index * INDEX_SCALE), INDEX_NODATA where there is none."""
-INDEX_NODATA = -32768
+STORE_SCHEMA = 2
 STATE_FOLDER = ".spex"
-_ZSTD_LEVEL = 3
-
-LayerName = Literal["scores", "landcover", "confidence", "valid_count", "indices"]
-LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "indices")
-"""All arrays of a zone, in the order of the block's sha256."""
 Check = Literal["none", "fast", "full"]
-
-
-@dataclass(frozen=True)
-class _Layer:
-    dtype: str
-    leading: tuple[int, ...]
-    """Sizes of the axes before row and column."""
-    dimensions: tuple[str, ...]
-    fill: int
 
 
 def run_folder(output: str | Path, run_id: str) -> Path:
@@ -94,7 +75,8 @@ class ZoneStore:
             window: Inside the grid; default: the whole grid.
 
         Returns:
-            ``[h, w]``, ``scores`` ``[K, h, w]``, ``indices`` ``[I, h, w]``.
+            ``[h, w]``, ``scores`` ``[K, h, w]``, ``index_means`` ``[I, K, rows, columns]`` of the cells that the
+            window touches.
 
         Raises:
             StoreError: Unknown layer, window outside the grid, or a damaged chunk.
@@ -103,7 +85,7 @@ class ZoneStore:
         if intersection(window, grid_window(self.grid)) != window:
             raise StoreError(f"{window} lies outside the grid of EPSG:{self.grid.epsg} ({self.grid})")
         try:
-            return np.asarray(self.array(layer)[_selection(window)])
+            return np.asarray(self.array(layer)[selection(layer, window)])
         except (RuntimeError, ValueError, OSError, BaseZarrError) as error:
             raise StoreError(f"layer {layer!r} of EPSG:{self.grid.epsg}, {window}: cannot be read: {error}") from error
 
@@ -142,7 +124,7 @@ class RunStore:
             root = zarr.open_group(folder / "scores.zarr", mode="w", zarr_format=3)
             root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
             for zone in plan.zones:
-                _create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend)
+                create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend)
             write_plan(plan, folder / "plan.json")  # last: a folder with a plan has a complete structure
         except OSError as error:
             raise OutputError(f"run folder {folder} cannot be written: {error}") from error
@@ -209,7 +191,7 @@ class RunStore:
         block: Block,
         layers: BlockLayers,
         valid_count: npt.NDArray[np.uint8],
-        indices: npt.NDArray[np.int16],
+        index_means: npt.NDArray[np.int16],
     ) -> str:
         """Writes all layers of one block and flushes them to disk; writing again replaces.
 
@@ -218,7 +200,7 @@ class RunStore:
             block: The block; nobody else may be writing it.
             layers: From :func:`pipeline.predict.stitch.finalise`.
             valid_count: uint8 ``[h, w]``.
-            indices: int16 ``[I, h, w]``, round(index * INDEX_SCALE), INDEX_NODATA = none.
+            index_means: int16 ``[I, K, rows, columns]``, see :mod:`pipeline.mapstore.index_cells`.
 
         Returns:
             sha256 (hex) over all layers, for the journal.
@@ -231,12 +213,13 @@ class RunStore:
             "landcover": layers.landcover,
             "confidence": layers.confidence,
             "valid_count": valid_count,
-            "indices": indices,
+            "index_means": index_means,
         }
         zone = self.zone(epsg)
         for name, value in values.items():
             array = zone.array(name)
-            shape = (*array.shape[:-2], block.window.height, block.window.width)
+            cell = cell_px(name)
+            shape = (*array.shape[:-2], -(-block.window.height // cell), -(-block.window.width // cell))
             if value.shape != shape or value.dtype != array.dtype:
                 raise StoreError(
                     f"block {block.index} of EPSG:{epsg}: layer {name!r} is {value.dtype}{list(value.shape)}, "
@@ -245,7 +228,7 @@ class RunStore:
         try:
             for name, value in values.items():
                 # Chunks of fill values are written too: a file per layer is what the fast check looks for.
-                zone.array(name).with_config({"write_empty_chunks": True})[_selection(block.window)] = value
+                zone.array(name).with_config({"write_empty_chunks": True})[selection(name, block.window)] = value
                 # The journal's line must never outlive a chunk or its name.
                 chunk = self._chunk(zone, name, block)
                 flush(chunk)
@@ -265,7 +248,7 @@ class RunStore:
 
     def _chunk(self, zone: ZoneStore, layer: LayerName, block: Block) -> Path:
         array = zone.array(layer)
-        size = array.chunks[-1]
+        size = array.chunks[-1] * cell_px(layer)
         position = (*(0,) * (array.ndim - 2), block.window.row // size, block.window.col // size)
         return self.zarr_path.joinpath(str(zone.grid.epsg), layer, "c", *(str(i) for i in position))
 
@@ -332,31 +315,6 @@ class RunStore:
             )
 
 
-def _create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> None:
-    classes, grid = len(legend), zone.grid
-    layers: dict[LayerName, _Layer] = {
-        "scores": _Layer("uint8", (classes,), ("class", "y", "x"), 0),
-        "landcover": _Layer("uint8", (), ("y", "x"), legend.nodata),
-        "confidence": _Layer("uint8", (), ("y", "x"), CONFIDENCE_NODATA),
-        "valid_count": _Layer("uint8", (), ("y", "x"), 0),
-        "indices": _Layer("int16", (len(SPECTRAL_INDICES),), ("index", "y", "x"), INDEX_NODATA),
-    }
-    group = root.create_group(
-        str(grid.epsg),
-        attributes={"crs": f"EPSG:{grid.epsg}", "left": grid.left, "top": grid.top, "resolution_m": grid.resolution_m},
-    )
-    for name, layer in layers.items():
-        group.create_array(
-            name,
-            shape=(*layer.leading, grid.height, grid.width),
-            chunks=(*layer.leading, block_px, block_px),
-            dtype=layer.dtype,
-            fill_value=layer.fill,
-            compressors=ZstdCodec(level=_ZSTD_LEVEL, checksum=True),
-            dimension_names=layer.dimensions,
-        )
-
-
 def _known_plan(path: Path) -> MapPlan:
     """The plan of a folder, parsed once per process: a worker opens its store for every block it finishes."""
     try:
@@ -382,11 +340,6 @@ def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:
         raise StoreError(
             f"{folder} holds run {found.run_id} with other blocks; it was made by another version: delete it"
         )
-
-
-def _selection(window: Window) -> tuple[Any, ...]:
-    rows = slice(window.row, window.row + window.height)
-    return (..., rows, slice(window.col, window.col + window.width))
 
 
 def _digest(values: Mapping[LayerName, npt.NDArray[Any]]) -> str:

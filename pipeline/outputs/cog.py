@@ -20,7 +20,8 @@ from rasterio.windows import Window as RasterWindow
 
 from pipeline.errors import CogError
 from pipeline.machine.atomic_files import write_text
-from pipeline.mapstore.store import LayerName, ZoneStore
+from pipeline.mapstore.layers import LayerName
+from pipeline.mapstore.store import ZoneStore
 from pipeline.outputs.cog_writer import (
     WRITE_ERRORS,
     OverviewResampling,

@@ -32,7 +32,8 @@ from rasterio.warp import transform as transform_points
 from pipeline.errors import CogError, InstallationError, OutputError, ReadError, StoreError
 from pipeline.machine.atomic_files import replacing
 from pipeline.machine.progress import Progress, size_text
-from pipeline.mapstore.store import LAYERS, STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.layers import LAYERS
+from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.outputs.cog import write_blank_landcover_cog
 from pipeline.outputs.cog_writer import WRITE_ERRORS
 from pipeline.outputs.publish import publish_run

@@ -186,7 +186,8 @@ def test_folders_that_lead_elsewhere_are_refused_and_the_output_itself_may(copy:
 
 
 def test_a_block_is_written_beside_a_second_name_of_its_chunk(copy: RunConfig, tmp_path: Path) -> None:
-    from pipeline.mapstore.store import LAYERS, RunStore
+    from pipeline.mapstore.layers import LAYERS
+    from pipeline.mapstore.store import RunStore
     from pipeline.predict.stitch import BlockLayers
 
     store = RunStore.open(next(p for p in (copy.output / STATE_FOLDER).iterdir() if p.is_dir()))
@@ -204,7 +205,7 @@ def test_a_block_is_written_beside_a_second_name_of_its_chunk(copy: RunConfig, t
         block,
         BlockLayers(255 - values["scores"], values["landcover"], values["confidence"]),
         values["valid_count"],
-        values["indices"],
+        values["index_means"],
     )
     assert snapshot(tmp_path / "backup") == before
     assert all(chunk.stat().st_nlink == 1 for chunk in chunks)

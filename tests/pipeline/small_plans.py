@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import shapely
 
-from pipeline.mapstore.store import INDEX_NODATA, RunStore
+from pipeline.mapstore.index_cells import CELL_PX
+from pipeline.mapstore.store import RunStore
 from pipeline.planning.blocks import plan_blocks
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.plan import MapPlan, ZoneGrid, ZonePlan
@@ -66,8 +67,8 @@ def filled_store(folder: Path, plan: MapPlan, seed: int = 0, empty_share: float 
     rng = np.random.default_rng(seed)
     for zone in plan.zones:
         for block in zone.blocks:
-            layers, valid_count, indices = random_layers(rng, block.window.height, block.window.width, empty_share)
-            store.write_block(zone.grid.epsg, block, layers, valid_count, indices)
+            layers, valid_count, means = random_layers(rng, block.window.height, block.window.width, empty_share)
+            store.write_block(zone.grid.epsg, block, layers, valid_count, means)
     return store
 
 
@@ -84,5 +85,5 @@ def random_layers(
         confidence=np.where(seen, confidence, np.uint8(255)),
     )
     valid_count = np.where(seen, rng.integers(1, 9, (height, width)), 0).astype(np.uint8)
-    indices = rng.integers(-10_000, 10_001, (len(SPECTRAL_INDICES), height, width)).astype(np.int16)
-    return layers, valid_count, np.where(seen, indices, np.int16(INDEX_NODATA))
+    cells = (len(SPECTRAL_INDICES), len(LEGEND), -(-height // CELL_PX), -(-width // CELL_PX))
+    return layers, valid_count, rng.integers(-10_000, 10_001, cells).astype(np.int16)

@@ -19,7 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.patches import PatchCounter
 from pipeline.explain.statistics import MapStatistics, ZoneLayers, map_statistics
-from pipeline.mapstore.store import INDEX_NODATA
+from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA, cell_means
 from pipeline.records.grid import region_mask
 from pipeline.records.plan import Window, ZoneGrid
 from spex_core.indices import SPECTRAL_INDICES
@@ -42,13 +42,21 @@ class Arrays:
     landcover: NDArray[np.uint8]
     confidence: NDArray[np.uint8]
     valid_count: NDArray[np.uint8]
-    indices: NDArray[np.int16]
+    index_means: NDArray[np.int16]
     windows: list[Window] = field(default_factory=list)
 
     def read(self, layer: str, window: Window) -> NDArray[Any]:
         self.windows.append(window)
         values: NDArray[Any] = getattr(self, layer)
-        return values[..., window.row : window.row + window.height, window.col : window.col + window.width]
+        cell = CELL_PX if layer == "index_means" else 1
+        rows = slice(window.row // cell, -(-(window.row + window.height) // cell))
+        return values[..., rows, window.col // cell : -(-(window.col + window.width) // cell)]
+
+    def index_at_each_pixel(self, index: int) -> NDArray[np.int16]:
+        """Of the pixel's class in the pixel's cell; INDEX_NODATA where there is no class."""
+        channel = np.searchsorted(np.array(LEGEND.codes), self.landcover).clip(0, len(LEGEND) - 1)
+        rows, cols = np.indices(self.landcover.shape) // CELL_PX
+        return np.where(self.landcover > 0, self.index_means[index][channel, rows, cols], INDEX_NODATA)
 
 
 def lattice(height: int, width: int, step: int) -> tuple[Window, ...]:
@@ -70,7 +78,7 @@ def random_zone(seed: int, height: int, width: int) -> Arrays:
         landcover,
         rng.integers(20, 101, (height, width)).astype(np.uint8),
         rng.integers(1, 5, (height, width)).astype(np.uint8),
-        indices,
+        cell_means(landcover, indices, LEGEND.codes),
     )
 
 
@@ -157,7 +165,7 @@ def test_statistics_equal_whole_array_arithmetic(
         assert c.largest_patch_ha == pytest.approx(np.bincount(labels.ravel())[1:].max() * 0.01)
         assert c.mean_confidence == pytest.approx(arrays.confidence[cut][mask].mean() / 100)
         for i, name in enumerate(SPECTRAL_INDICES):
-            values = arrays.indices[i][cut][mask]
+            values = arrays.index_at_each_pixel(i)[cut][mask]
             values = values[values != INDEX_NODATA]
             if values.size:
                 assert c.indices[name] == pytest.approx(values.mean() / 10_000, abs=1e-12)
@@ -240,6 +248,7 @@ def test_class_code_zero_is_a_class_when_nodata_is_another_code() -> None:
     grid, arrays = grid_of(8, 8), random_zone(1, 8, 8)
     arrays.landcover[:] = 255
     arrays.landcover[:4] = 0
+    arrays.index_means = arrays.index_means[:, :2]
     zone = ZoneLayers(grid, lattice(8, 8, 8), arrays, on_ground(grid, (0, 8), (0, 8)))
     region = map_statistics("sea", [], [zone], legend).overall
     assert [(c.name, c.patches, c.pixels) for c in region.classes] == [("Sea", 1, 32)]

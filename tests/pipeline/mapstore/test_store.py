@@ -19,8 +19,10 @@ import shapely
 import zarr
 
 from pipeline.errors import OutputError, StoreError
+from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
 from pipeline.mapstore.journal import BlockFailed, BlockFinished
-from pipeline.mapstore.store import INDEX_NODATA, LAYERS, RunStore, run_folder
+from pipeline.mapstore.layers import LAYERS
+from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.planning.blocks import build_plan
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.plan import MapPlan, Window
@@ -54,15 +56,15 @@ def write_all(store: RunStore, seed: int = 0) -> dict[tuple[int, int], str]:
     with store.journal_writer() as journal:
         for zone in store.plan.zones:
             for block in zone.blocks:
-                layers, counts, indices = random_layers(rng, block.window.height, block.window.width)
-                digest = store.write_block(zone.grid.epsg, block, layers, counts, indices)
+                layers, counts, means = random_layers(rng, block.window.height, block.window.width)
+                digest = store.write_block(zone.grid.epsg, block, layers, counts, means)
                 journal.append(BlockFinished(zone.grid.epsg, block.index, 0.1, 0.9, digest))
                 digests[zone.grid.epsg, block.index] = digest
     return digests
 
 
 def chunk(store: RunStore, layer: str, *position: int) -> Path:
-    leading = ("0",) if layer in ("scores", "indices") else ()
+    leading = {"scores": ("0",), "index_means": ("0", "0")}.get(layer, ())
     return store.zarr_path.joinpath(str(EPSG), layer, "c", *leading, *(str(i) for i in position))
 
 
@@ -78,29 +80,31 @@ def test_what_was_written_is_read_by_any_window(tmp_path: Path, plan: MapPlan) -
         "landcover": np.zeros((100, 150), np.uint8),
         "confidence": np.zeros((100, 150), np.uint8),
         "valid_count": np.zeros((100, 150), np.uint8),
-        "indices": np.zeros((len(SPECTRAL_INDICES), 100, 150), np.int16),
+        "index_means": np.zeros((len(SPECTRAL_INDICES), len(LEGEND), 13, 19), np.int16),
     }
     for block in plan.zones[0].blocks:
-        layers, counts, indices = random_layers(rng, block.window.height, block.window.width)
-        store.write_block(EPSG, block, layers, counts, indices)
-        rows = slice(block.window.row, block.window.row + block.window.height)
-        cols = slice(block.window.col, block.window.col + block.window.width)
-        values = {**vars(layers), "valid_count": counts, "indices": indices}
+        layers, counts, means = random_layers(rng, block.window.height, block.window.width)
+        store.write_block(EPSG, block, layers, counts, means)
+        values = {**vars(layers), "valid_count": counts, "index_means": means}
         for name in truth:
-            truth[name][..., rows, cols] = values[name]
+            cell = CELL_PX if name == "index_means" else 1
+            row, col = block.window.row // cell, block.window.col // cell
+            height, width = values[name].shape[-2:]
+            truth[name][..., row : row + height, col : col + width] = values[name]
     zone = RunStore.open(tmp_path).zone(EPSG)
     for name in LAYERS:
         np.testing.assert_array_equal(zone.read(name), truth[name])
         part = zone.read(name, Window(50, 60, 30, 20))  # across four blocks
-        np.testing.assert_array_equal(part, truth[name][..., 50:80, 60:80])
+        rows, cols = (slice(6, 10), slice(7, 10)) if name == "index_means" else (slice(50, 80), slice(60, 80))
+        np.testing.assert_array_equal(part, truth[name][..., rows, cols])
         assert part.dtype == truth[name].dtype
 
 
 def test_each_block_is_exactly_one_chunk_file_of_each_layer(tmp_path: Path, plan: MapPlan) -> None:
     store = RunStore.create(tmp_path, plan, LEGEND)
     block = plan.zones[0].blocks[4]  # second row, second column
-    layers, counts, indices = random_layers(np.random.default_rng(0), block.window.height, block.window.width)
-    store.write_block(EPSG, block, layers, counts, indices)
+    layers, counts, means = random_layers(np.random.default_rng(0), block.window.height, block.window.width)
+    store.write_block(EPSG, block, layers, counts, means)
     files = [path for path in store.zarr_path.rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert sorted(files) == sorted(chunk(store, layer, 1, 1) for layer in LAYERS)
 
@@ -110,7 +114,7 @@ def test_blocks_without_anything_are_written_too(tmp_path: Path, plan: MapPlan) 
     block = plan.zones[0].blocks[0]
     shape = (64, 64)
     nothing = BlockLayers(np.zeros((9, *shape), np.uint8), np.zeros(shape, np.uint8), np.full(shape, 255, np.uint8))
-    store.write_block(EPSG, block, nothing, np.zeros(shape, np.uint8), np.full((8, *shape), INDEX_NODATA, np.int16))
+    store.write_block(EPSG, block, nothing, np.zeros(shape, np.uint8), np.full((8, 9, 8, 8), INDEX_NODATA, np.int16))
     assert all(chunk(store, layer, 0, 0).stat().st_size > 0 for layer in LAYERS)
 
 
@@ -118,7 +122,7 @@ def test_blocks_that_were_not_written_read_as_nodata(tmp_path: Path, plan: MapPl
     zone = RunStore.create(tmp_path, plan, LEGEND).zone(EPSG)
     assert not zone.read("landcover").any()
     assert (zone.read("confidence") == 255).all()
-    assert (zone.read("indices") == INDEX_NODATA).all()
+    assert (zone.read("index_means") == INDEX_NODATA).all()
 
 
 def test_store_is_zarr_v3_that_others_can_open(tmp_path: Path, plan: MapPlan) -> None:
@@ -150,8 +154,8 @@ def test_writing_a_block_again_replaces_it(tmp_path: Path, plan: MapPlan) -> Non
 def _write_one(folder: Path, index: int) -> str:
     store = RunStore.open(folder)
     block = store.plan.zones[0].blocks[index]
-    layers, counts, indices = random_layers(np.random.default_rng(index), block.window.height, block.window.width)
-    return store.write_block(EPSG, block, layers, counts, indices)
+    layers, counts, means = random_layers(np.random.default_rng(index), block.window.height, block.window.width)
+    return store.write_block(EPSG, block, layers, counts, means)
 
 
 def test_blocks_written_by_several_processes_are_all_there(tmp_path: Path, plan: MapPlan) -> None:
@@ -175,8 +179,8 @@ def test_store_can_be_sent_to_a_worker(tmp_path: Path, plan: MapPlan) -> None:
 def test_only_journalled_blocks_count_as_finished(tmp_path: Path, plan: MapPlan) -> None:
     store = RunStore.create(tmp_path, plan, LEGEND)
     block = plan.zones[0].blocks[0]
-    layers, counts, indices = random_layers(np.random.default_rng(0), 64, 64)
-    digest = store.write_block(EPSG, block, layers, counts, indices)
+    layers, counts, means = random_layers(np.random.default_rng(0), 64, 64)
+    digest = store.write_block(EPSG, block, layers, counts, means)
     assert store.finished_blocks() == {}
     with store.journal_writer() as journal:
         journal.append(BlockFinished(EPSG, 0, 0.1, 1.0, digest))
@@ -299,11 +303,11 @@ def test_unknown_zones_and_windows_off_the_grid_are_refused(tmp_path: Path, plan
 def test_layers_of_wrong_shape_or_type_are_refused_before_anything_is_written(tmp_path: Path, plan: MapPlan) -> None:
     store = RunStore.create(tmp_path, plan, LEGEND)
     block = plan.zones[0].blocks[0]
-    layers, counts, indices = random_layers(np.random.default_rng(0), 64, 64)
-    with pytest.raises(StoreError, match="'indices' is float64"):
-        store.write_block(EPSG, block, layers, counts, indices.astype(float))
+    layers, counts, means = random_layers(np.random.default_rng(0), 64, 64)
+    with pytest.raises(StoreError, match="'index_means' is float64"):
+        store.write_block(EPSG, block, layers, counts, means.astype(float))
     with pytest.raises(StoreError, match=r"'valid_count' is uint8\[1, 64\]"):
-        store.write_block(EPSG, block, layers, counts[:1], indices)
+        store.write_block(EPSG, block, layers, counts[:1], means)
     assert not list(store.zarr_path.rglob("c"))
 
 

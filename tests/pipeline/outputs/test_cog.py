@@ -18,7 +18,8 @@ from rasterio.enums import ColorInterp, Resampling
 from rio_cogeo.cogeo import cog_translate, cog_validate
 
 from pipeline.errors import CogError
-from pipeline.mapstore.store import INDEX_NODATA, RunStore, ZoneStore
+from pipeline.mapstore.index_cells import INDEX_NODATA
+from pipeline.mapstore.store import RunStore, ZoneStore
 from pipeline.outputs.cog import check_cog, write_confidence_cog, write_landcover_cog, write_valid_count_cog
 from pipeline.predict.stitch import BlockLayers
 from pipeline.settings.run_file import TilingConfig
@@ -162,8 +163,8 @@ def test_confidence_overviews_average_what_was_seen(tmp_path: Path) -> None:
     confidence = np.full((600, 600), 255, np.uint8)
     confidence[0:2, 0:2] = [[10, 20], [30, 255]]  # the mean of the three that were seen is 20
     layers = BlockLayers(np.zeros((9, 600, 600), np.uint8), np.zeros((600, 600), np.uint8), confidence)
-    counts, indices = np.ones((600, 600), np.uint8), np.full((len(SPECTRAL_INDICES), 600, 600), INDEX_NODATA, np.int16)
-    store.write_block(EPSG, plan.zones[0].blocks[0], layers, counts, indices)
+    counts, means = np.ones((600, 600), np.uint8), np.full((len(SPECTRAL_INDICES), 9, 75, 75), INDEX_NODATA, np.int16)
+    store.write_block(EPSG, plan.zones[0].blocks[0], layers, counts, means)
     path = write_confidence_cog(store.zone(EPSG), tmp_path / "confidence.tif")
     overview = level_values(path, 0)
     assert overview[0, 0] == 20

@@ -51,8 +51,8 @@ def finished_run(
                 if fail_block and zone is plan.zones[0] and block.index == 0:
                     journal.append(BlockFailed(zone.grid.epsg, 0, 3, "worker died"))
                     continue
-                layers, counts, indices = random_layers(rng, block.window.height, block.window.width)
-                digest = store.write_block(zone.grid.epsg, block, layers, counts, indices)
+                layers, counts, means = random_layers(rng, block.window.height, block.window.width)
+                digest = store.write_block(zone.grid.epsg, block, layers, counts, means)
                 journal.append(BlockFinished(zone.grid.epsg, block.index, 0.1, 0.9, digest))
     return Prepared(config, region, LEGEND, SceneSearch(plan.scenes, skipped), "rules:1", plan), store
 

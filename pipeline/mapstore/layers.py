@@ -1,0 +1,69 @@
+"""The layers of a zone in the store: their types and sizes, and the Zarr arrays that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from zarr.codecs import ZstdCodec
+
+from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
+from pipeline.predict.stitch import CONFIDENCE_NODATA
+from pipeline.records.plan import Window, ZonePlan
+from spex_core.indices import SPECTRAL_INDICES
+from spex_core.legend import Legend
+
+LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means"]
+LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
+"""All arrays of a zone, in the order of the block's sha256."""
+_ZSTD_LEVEL = 3
+
+
+@dataclass(frozen=True)
+class _Layer:
+    dtype: str
+    leading: tuple[int, ...]
+    """Sizes of the axes before row and column."""
+    dimensions: tuple[str, ...]
+    fill: int
+
+
+def cell_px(layer: LayerName) -> int:
+    """Pixels of the grid per element of a layer, along each axis."""
+    return CELL_PX if layer == "index_means" else 1
+
+
+def selection(layer: LayerName, window: Window) -> tuple[Any, ...]:
+    """The elements of a layer that a window of the grid touches."""
+    cell = cell_px(layer)
+    rows = slice(window.row // cell, -(-(window.row + window.height) // cell))
+    return (..., rows, slice(window.col // cell, -(-(window.col + window.width) // cell)))
+
+
+def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> None:
+    """Makes the arrays of a zone, one chunk per block, in a Zarr group named by its EPSG code."""
+    classes, grid = len(legend), zone.grid
+    layers: dict[LayerName, _Layer] = {
+        "scores": _Layer("uint8", (classes,), ("class", "y", "x"), 0),
+        "landcover": _Layer("uint8", (), ("y", "x"), legend.nodata),
+        "confidence": _Layer("uint8", (), ("y", "x"), CONFIDENCE_NODATA),
+        "valid_count": _Layer("uint8", (), ("y", "x"), 0),
+        "index_means": _Layer(
+            "int16", (len(SPECTRAL_INDICES), classes), ("index", "class", "cell_y", "cell_x"), INDEX_NODATA
+        ),
+    }
+    group = root.create_group(
+        str(grid.epsg),
+        attributes={"crs": f"EPSG:{grid.epsg}", "left": grid.left, "top": grid.top, "resolution_m": grid.resolution_m},
+    )
+    for name, layer in layers.items():
+        cell = cell_px(name)
+        group.create_array(
+            name,
+            shape=(*layer.leading, -(-grid.height // cell), -(-grid.width // cell)),
+            chunks=(*layer.leading, block_px // cell, block_px // cell),
+            dtype=layer.dtype,
+            fill_value=layer.fill,
+            compressors=ZstdCodec(level=_ZSTD_LEVEL, checksum=True),
+            dimension_names=layer.dimensions,
+        )
