@@ -332,6 +332,8 @@ class SpectralDetail(nn.Module):
 
     def forward(self, inputs: Tensor, levels: list[Tensor], aggregated: Tensor) -> Tensor:
         """``inputs`` ``[B, C', H, W]`` and encoder maps → ``[B, detail_channels, H, W]``."""
+        # Channels last throughout: the encoder's maps lie so already, convolutions are faster, and norms need no copy.
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
         size = levels[0].shape[-2:]
         context = self.laterals[0](levels[0])
         for lateral, level in zip(self.laterals[1:], (levels[1], aggregated), strict=True):

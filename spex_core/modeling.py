@@ -211,6 +211,7 @@ class SpexForLandCover(PreTrainedModel):
         questions: Sequence[str] | None = None,
         bands: Sequence[Band | str] | None = None,
         gsd_m: float | None = None,
+        class_words: Tensor | None = None,
     ) -> LandCoverPrediction:
         """Scores every class of a legend for a batch of tiles.
 
@@ -225,6 +226,8 @@ class SpexForLandCover(PreTrainedModel):
             bands: What the C channels are, if not the model's own bands in order: names of Sentinel-2 bands, or
                 :class:`spex_core.bands.Band` of another sensor. For models with ``band_encoding``.
             gsd_m: Size of a pixel on the ground where it is not the bands' own, metres (images resampled to 20 m, say).
+            class_words: What :meth:`class_word_prompts` gave for this legend, where many batches are predicted;
+                default: computed for each.
 
         Returns:
             Scores ``[B, K, H, W]`` that sum to 1 over K, and B x K texts (none for ``"none"``).
@@ -248,7 +251,8 @@ class SpexForLandCover(PreTrainedModel):
             wavelengths, samplings = described.to(self.device, self.dtype).unbind()
         if questions is None and explain == "none" and self.config.masks_by_class_words:
             vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
-            prompts = self.class_word_prompts(legend).expand(len(pixel_values), -1, -1, -1)
+            words = self.class_word_prompts(legend) if class_words is None else class_words
+            prompts = words.expand(len(pixel_values), -1, -1, -1)
             scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
             return LandCoverPrediction(scores=scores, texts=[], written=[])
         tiles = pixel_values.float().cpu().numpy()

@@ -21,7 +21,7 @@ from pipeline.planning.software import reaching
 from pipeline.records.plan import ZonePlan
 from pipeline.records.scene import SCL, SCL_GROWING, SCL_NODATA, Scene, SceneAsset
 from pipeline.records.utm import northing_shift_m
-from pipeline.settings.model import INDEX_RULES, compiles, device_kind, precision_for
+from pipeline.settings.model import INDEX_RULES, compiles, device_kind, precision_for, tiles_per_forward
 from pipeline.settings.run_file import CompositeConfig, RunConfig
 from pipeline.sources.file_identity import file_identity
 from spex_core.legend import Legend
@@ -75,7 +75,7 @@ def _network(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
     tiles = sum(len(block.tiles) for zone in zones for block in zone.blocks)
     return {
         "explain": config.model.explain,  # masks are conditioned on the answer's tokens
-        "tiles_per_forward": config.model.tiles_per_forward,
+        "tiles_per_forward": tiles_per_forward(config.model, kind),
         "threads": config.compute.threads_per_actor,
         "device": kind,
         "precision": precision_for(config.model, kind),

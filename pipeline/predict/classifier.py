@@ -19,7 +19,13 @@ from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Arrays, HostArrays, TileAccumulator
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
-from pipeline.settings.model import INDEX_RULES, device_for, index_rules_fingerprint
+from pipeline.settings.model import (
+    INDEX_RULES,
+    device_for,
+    device_kind,
+    index_rules_fingerprint,
+    tiles_per_forward,
+)
 from pipeline.settings.run_file import ModelConfig, TilingConfig
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
@@ -235,7 +241,8 @@ class BlockClassifier:
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
         self._classifier: Classifier | None = None
-        self._batch = MicroBatch(settings.model.tiles_per_forward)  # what did not fit once is not tried again
+        kind = device_kind(settings.model, settings.gpus)
+        self._batch = MicroBatch(tiles_per_forward(settings.model, kind))  # what did not fit once is not tried again
 
     def load(self) -> int:
         """Loads the model (not in the constructor, so that its errors arrive as what they are).

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.settings.model import Kind, compiles, precision_for
+from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
 from pipeline.settings.run_file import ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
@@ -100,6 +100,11 @@ class SpexModel:
         self._model = model.to(self._device).eval()
         if self._half:
             self._keep_input_exact()
+        self._class_words: Tensor | None = None
+        """Prompts of the legend's bare class words, which no pixel changes."""
+        if config.explain == "none" and model.config.masks_by_class_words:
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+                self._class_words = self._model.class_word_prompts(legend)
         if tile_px is not None and compiles(config, kind, tiles):
             self._compile_vision(tile_px)
 
@@ -119,7 +124,9 @@ class SpexModel:
             read = ~np.isnan(pixels[0, :, 0, 0])
             bands = None if read.all() else [name for name, there in zip(SENTINEL2_BANDS, read, strict=True) if there]
             batch = torch.from_numpy(np.ascontiguousarray(pixels if bands is None else pixels[:, read]))
-            prediction = self._model.predict(batch, self._legend, explain=self._config.explain, bands=bands)
+            prediction = self._model.predict(
+                batch, self._legend, explain=self._config.explain, bands=bands, class_words=self._class_words
+            )
             scores: Tensor = prediction.scores
             return scores.float()
 
@@ -141,7 +148,8 @@ class SpexModel:
         inductor.deterministic = True  # no kernel is chosen by a stopwatch
         plain: Callable[..., Any] = self._model.encode_image
         compiled: Callable[..., Any] = torch.compile(plain, backend=BACKEND, dynamic=False)
-        full = (self._config.tiles_per_forward, len(self._model.config.bands), tile_px, tile_px)
+        batch = tiles_per_forward(self._config, "cuda" if self._device.type == "cuda" else "cpu")
+        full = (batch, len(self._model.config.bands), tile_px, tile_px)
 
         def encode_image(pixel_values: Tensor, *rest: Any) -> Any:
             return (compiled if tuple(pixel_values.shape) == full else plain)(pixel_values, *rest)

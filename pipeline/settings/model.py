@@ -24,6 +24,7 @@ COMPILING_PAYS_TILES = 10_000
 compiling per actor against some milliseconds a tile."""
 
 Kind = Literal["cpu", "cuda"]
+TILES_PER_FORWARD: dict[Kind, int] = {"cpu": 1, "cuda": 8}
 Precision = Literal["float32", "bfloat16"]
 
 
@@ -52,6 +53,11 @@ def precision_for(config: ModelConfig, kind: Kind) -> Precision:
     if config.precision == "auto":
         return "bfloat16" if kind == "cuda" else "float32"
     return config.precision
+
+
+def tiles_per_forward(config: ModelConfig, kind: Kind) -> int:
+    """Tiles in one forward pass. More than one on a CPU only means larger arrays; a GPU wants to be filled."""
+    return config.tiles_per_forward or TILES_PER_FORWARD[kind]
 
 
 def compiles(config: ModelConfig, kind: Kind, tiles: int) -> bool:

@@ -81,21 +81,30 @@ class ModelConfig(Section):
     """Of matrix products, convolutions and attention; ``auto`` is bfloat16 on CUDA, float32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
     """``torch.compile`` of the vision part; ``auto``: on CUDA for plans of many tiles, where a compiler is found."""
-    tiles_per_forward: int = Field(default=4, ge=1, le=1024)
-    """Tiles in one forward pass; part of the plan, because float sums depend on it."""
+    tiles_per_forward: int | None = Field(default=None, ge=1, le=1024)
+    """Tiles in one forward pass; part of the plan, because float sums depend on it. Default: 1 on a CPU, 8 on a GPU."""
+
+
+def _whole_tiles(tiling: dict[str, Any]) -> int:
+    """Side of a block that tiles fill, px; a multiple of 16."""
+    stride = int(tiling.get("tile_px", 0)) - int(tiling.get("overlap_px", 0))
+    sides = range(stride, 2048, stride) if stride > 0 else ()
+    fitting = (side for side in sides if side % 16 == 0 and side >= 64)
+    return min(fitting, key=lambda side: abs(side - 900), default=1024)
 
 
 class TilingConfig(Section):
     """The output grid and its cut into tiles and blocks, all in pixels of ``resolution_m``."""
 
     resolution_m: float = Field(default=10.0, gt=0)
-    tile_px: int = Field(default=256, ge=32, le=4096)
+    tile_px: int = Field(default=512, ge=32, le=4096)
     overlap_px: int = Field(default=64, ge=0)
     """Overlap of neighbouring tiles."""
     margin_px: int | None = None
     """Outermost pixels of a tile that get no weight at all; default ``overlap_px // 4``."""
-    block_px: int = Field(default=1024, ge=64, le=16384)
-    """Output block: one chunk of the store, one unit of work, written once."""
+    block_px: int = Field(default_factory=lambda data: _whole_tiles(data), ge=64, le=16384)
+    """Output block: one chunk of the store, one unit of work, written once. Default: a whole number of tiles without
+    their overlap, about 900 px, so that little is read for two blocks."""
 
     @model_validator(mode="after")
     def _fits(self) -> TilingConfig:
