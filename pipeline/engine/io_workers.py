@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.engine.executor import ActorHandle, Reference
+from pipeline.engine.executor import ActorHandle, Reference, Trouble
+from pipeline.engine.ray_errors import trouble_of
 from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
 from pipeline.predict.stitch import Piece
 from pipeline.records.plan import Block
@@ -44,6 +45,8 @@ class _Worker:
     line: dict[Reference, IoKind] = field(default_factory=dict)
     """Calls without an answer so far; it works on the first."""
     calls: int = 0
+    last: Reference | None = None
+    """What it worked on when it died."""
 
     @property
     def reads(self) -> int:
@@ -107,12 +110,12 @@ class IoPool:
         worker = self._of.get(reference)
         if worker is None:
             return True  # the process was ended because of this call
-        # What stands before it may have been answered without having been asked for yet.
-        before = list(worker.line)[: list(worker.line).index(reference)]
-        behind = bool(before) and not self._all_done(before)
+        if worker.last is None:
+            # It worked on the first call without an answer; some may have been answered and not been asked for yet.
+            worker.last = next((call for call in worker.line if not self._done(call)), reference)
         del self._of[reference], worker.line[reference]
         self._drop(worker)
-        return not behind
+        return worker.last == reference
 
     def end(self, reference: Reference) -> None:
         """Ends the process that has a call, if one of these has it; another takes its place."""
@@ -121,9 +124,17 @@ class IoPool:
             del worker.line[reference]
             self._drop(worker)
 
-    def _all_done(self, references: list[Reference]) -> bool:
-        done, _ = self._ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
-        return len(done) == len(references)
+    def _done(self, reference: Reference) -> bool:
+        """Whether a call of a process that is gone has an answer."""
+        from ray.exceptions import GetTimeoutError
+
+        try:
+            self._ray.get(reference, timeout=0)
+        except GetTimeoutError:
+            return False
+        except Exception as error:
+            return trouble_of(error) is not Trouble.WORKER
+        return True
 
     def _drop(self, worker: _Worker) -> None:
         if worker in self._workers:

@@ -95,11 +95,14 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
     if np.isnan(reflectance[[BAND_INDEX["B08"], BAND_INDEX["B8A"]]]).any():  # source.bands may leave one out
         reflectance = with_either_near_infrared(reflectance)
     layers = np.empty((len(SPECTRAL_INDICES), *reflectance.shape[1:]), np.int16)
-    limit = np.iinfo(np.int16).max
-    for position, name in enumerate(SPECTRAL_INDICES):
-        value = np.rint(np.asarray(spectral_index(name, reflectance), np.float32) * np.float32(INDEX_SCALE))
-        known = np.isfinite(value)
-        layers[position] = np.where(known, np.where(known, value, 0).clip(-limit, limit), INDEX_NODATA)
+    limit = np.float32(np.iinfo(np.int16).max)
+    for layer, name in zip(layers, SPECTRAL_INDICES, strict=True):
+        value = np.asarray(spectral_index(name, reflectance), np.float32) * np.float32(INDEX_SCALE)
+        unknown = ~np.isfinite(value)
+        np.rint(value, out=value)
+        np.clip(value, -limit, limit, out=value)
+        np.copyto(value, np.float32(INDEX_NODATA), where=unknown)
+        layer[...] = value
     return layers
 
 

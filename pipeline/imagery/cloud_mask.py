@@ -28,9 +28,9 @@ def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px:
     Returns:
         bool [h, w].
     """
-    unusable = np.isin(scl, (SCL_NODATA, *mask_scl))
+    unusable = _one_of((SCL_NODATA, *mask_scl))[scl]
     if dilation_px:
-        growing = np.isin(scl, [c for c in mask_scl if c in SCL_GROWING])
+        growing = _one_of([c for c in mask_scl if c in SCL_GROWING])[scl]
         if growing.any():
             unusable |= grow(growing, dilation_px)
         unusable = unusable[dilation_px:-dilation_px, dilation_px:-dilation_px]
@@ -40,7 +40,20 @@ def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px:
 def grow(mask: npt.NDArray[np.bool_], radius_px: int) -> npt.NDArray[np.bool_]:
     """Every pixel within ``radius_px`` (Euclidean, between centres) of a true pixel: bool [h, w]."""
     if radius_px <= 3:
-        offsets = np.arange(-radius_px, radius_px + 1)
-        disk = offsets[:, None] ** 2 + offsets[None, :] ** 2 <= radius_px**2
-        return np.asarray(ndimage.binary_dilation(mask, disk))
+        grown = mask.copy()
+        height, width = mask.shape
+        for down in range(-radius_px, radius_px + 1):
+            for right in range(-radius_px, radius_px + 1):
+                if 0 < down**2 + right**2 <= radius_px**2:
+                    to = slice(max(down, 0), height + min(down, 0)), slice(max(right, 0), width + min(right, 0))
+                    of = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
+                    grown[to] |= mask[of]
+        return grown
     return np.asarray(ndimage.distance_transform_edt(~mask) <= radius_px)
+
+
+def _one_of(classes: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """bool ``[256]``: true for some of the values of a byte."""
+    table = np.zeros(256, bool)
+    table[[value for value in classes if 0 <= value <= 255]] = True
+    return table

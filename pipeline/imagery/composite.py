@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.imagery.candidates import Candidate, candidates_for
-from pipeline.imagery.observations import Observations, Use, choose_observations
+from pipeline.imagery.observations import Observations, choose_observations
 from pipeline.imagery.open_pixels import extent_of, masks_where_open
 from pipeline.imagery.window_reader import WindowReader
 from pipeline.planning.lattice import union_window
@@ -25,8 +25,8 @@ from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import SENTINEL2_BANDS
 
-SCENES_PER_LOAD = 8
-"""Scenes of one band that are held at once, besides the values kept for the median."""
+IMAGES_PER_LOAD = 8
+"""Bands of scenes that are held at once, besides the values kept for the median."""
 _Float = npt.NDArray[np.float32]
 
 
@@ -93,27 +93,27 @@ def _median_of(reader: WindowReader, observations: Observations) -> tuple[_Float
     if not uses:
         return reflectance, count
     stack = np.empty((len(observations.layers), *reader.shape), np.float32)
-    for index, name in _bands(uses[0].scene):
-        stack.fill(np.nan)
-        for first in range(0, len(uses), SCENES_PER_LOAD):
-            if not _place_band(reader, observations, uses[first : first + SCENES_PER_LOAD], name, stack):
+    bands = _bands(uses[0].scene)
+    bands_per_load = max(1, IMAGES_PER_LOAD // len(uses))
+    for first in range(0, len(bands), bands_per_load):
+        positions, names = zip(*bands[first : first + bands_per_load], strict=True)
+        for begin in range(0, len(uses), IMAGES_PER_LOAD):
+            group = uses[begin : begin + IMAGES_PER_LOAD]
+            extent = union_window([use.extent for use in group])
+            values = reader.bands([use.scene for use in group], names, extent)
+            if values is None:
                 return None
-        reflectance[index], observed = nan_median(stack)
-        # Where a file has nodata although the classification does not say so, the scarcest band counts.
-        np.minimum(count, observed, out=count)
+            for channel, position in enumerate(positions):
+                if begin == 0:  # of few scenes several bands are loaded, of many one
+                    stack.fill(np.nan)
+                observations.place(group, values[:, channel], extent, stack)
+                if begin + len(group) == len(uses):
+                    reflectance[position], observed = nan_median(stack)
+                    # Where a file has nodata although the classification does not say so, the scarcest band counts.
+                    np.minimum(count, observed, out=count)
+            del values  # before the next are read
     reflectance[:, count == 0] = np.nan
     return reflectance, count
-
-
-def _place_band(reader: WindowReader, observations: Observations, group: list[Use], name: str, stack: _Float) -> bool:
-    """One band of some scenes into the stack; false if a file cannot be read. Nothing of it outlives the call."""
-    extent = union_window([use.extent for use in group])
-    values = reader.bands([use.scene for use in group], [name], extent)
-    if values is None:
-        return False
-    for use, image in zip(group, values[:, 0], strict=True):
-        observations.place(use, image, extent, stack)
-    return True
 
 
 def _bands(scene: Scene) -> list[tuple[int, str]]:

@@ -50,20 +50,20 @@ class Observations:
         self.layers = NumberLayers(shape, limit)
         self.uses: list[Use] = []
 
-    def place(self, use: Use, image: _Float, extent: Window, stack: _Float) -> None:
-        """Writes one band of a scene to the pixels that take it.
+    def place(self, uses: Sequence[Use], images: _Float, extent: Window, stack: _Float) -> None:
+        """Writes one band of some scenes to the pixels that take them.
 
         Args:
-            use: One of :attr:`uses`.
-            image: float32 [h, w] of ``extent``.
-            extent: Rectangle of the window that holds the scene's pixels.
+            uses: Some of :attr:`uses`.
+            images: float32 [use, h, w] of ``extent``.
+            extent: Rectangle of the window that holds the scenes' pixels.
             stack: float32 [layer, h, w] of the whole window, written to.
         """
-        for layer, window in use.places:
-            at = slices(window, self._whole)
-            np.copyto(
-                stack[layer][at], image[slices(window, extent)], where=self.layers.holds_in(layer, use.number, at)
-            )
+        for use, image in zip(uses, images, strict=True):
+            for layer, window in use.places:
+                at = slices(window, self._whole)
+                there = self.layers.holds_in(layer, use.number, at)
+                np.copyto(stack[layer][at], image[slices(window, extent)], where=there)
 
 
 def choose_observations(reader: WindowReader, candidates: Sequence[Candidate], limit: int) -> Observations:

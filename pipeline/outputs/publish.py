@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,11 +85,7 @@ def publish_run(
         own_folder(config.output, config.publish.collection_id, place.item)
     own_folder(config.output, REPORT_FOLDER)
     progress.start("publishing", 3 * len(maps) + 3, "files")
-    for place in maps:
-        _write_rasters(place, prepared, store, progress)
-    statistics = map_statistics(
-        config.name, prepared.region.subregions, [_zone_layers(m.zone, prepared, store) for m in maps], legend
-    )
+    statistics = _write_rasters_and_measure(maps, prepared, store, progress)
     explanations = explain_map(statistics, legend)
     progress.advance()
     for place in maps:
@@ -137,7 +136,27 @@ def _zone_map(prepared: Prepared, zone: ZonePlan) -> _ZoneMap:
     return _ZoneMap(zone, item, stac_item.item_folder(config.output, config.publish.collection_id, item))
 
 
-def _write_rasters(place: _ZoneMap, prepared: Prepared, store: RunStore, progress: Progress) -> None:
+def _write_rasters_and_measure(
+    maps: list[_ZoneMap], prepared: Prepared, store: RunStore, progress: Progress
+) -> MapStatistics:
+    """All files of all zones and the statistics at the same time: GDAL and NumPy work outside the interpreter's lock,
+    and each file has one thread, so that its bytes are the same."""
+    layers = [_zone_layers(place.zone, prepared, store) for place in maps]
+    areas, name, legend = prepared.region.subregions, prepared.config.name, prepared.legend
+    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="spex-publish")
+    try:
+        measured = pool.submit(map_statistics, name, areas, layers, legend)
+        written = [pool.submit(write) for place in maps for write in _raster_writers(place, prepared, store)]
+        for file in as_completed(written):
+            file.result()
+            progress.advance()
+        return measured.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _raster_writers(place: _ZoneMap, prepared: Prepared, store: RunStore) -> tuple[Callable[[], Path], ...]:
+    """What writes the three files of a zone."""
     config, zone = prepared.config, store.zone(place.zone.grid.epsg)
     # Neither a time nor a machine: the same plan gives the same bytes.
     tags = {
@@ -147,18 +166,14 @@ def _write_rasters(place: _ZoneMap, prepared: Prepared, store: RunStore, progres
         "SPEX_LEGEND": prepared.legend.name,
         "SPEX_MODEL": _model_name(prepared),
     }
-    cog.write_landcover_cog(
-        zone,
-        place.folder / "landcover.tif",
-        prepared.legend,
-        overview_resampling=config.publish.overview_resampling,
-        tags=tags,
+    resampling = config.publish.overview_resampling
+    return (
+        lambda: cog.write_landcover_cog(
+            zone, place.folder / "landcover.tif", prepared.legend, overview_resampling=resampling, tags=tags
+        ),
+        lambda: cog.write_confidence_cog(zone, place.folder / "confidence.tif", tags=tags),
+        lambda: cog.write_valid_count_cog(zone, place.folder / "valid_count.tif", tags=tags),
     )
-    progress.advance()
-    cog.write_confidence_cog(zone, place.folder / "confidence.tif", tags=tags)
-    progress.advance()
-    cog.write_valid_count_cog(zone, place.folder / "valid_count.tif", tags=tags)
-    progress.advance()
 
 
 def _zone_layers(zone: ZonePlan, prepared: Prepared, store: RunStore) -> ZoneLayers:

@@ -302,12 +302,18 @@ def finalise(
             f"{len(legend)} classes on one grid"
         )
     known = mask & (valid_count > 0) & np.isfinite(scores).all(axis=0)
-    clean = np.where(known, scores, np.float32(0.0)).clip(0.0, 1.0)
-    winner = clean.argmax(axis=0)  # a tie goes to the lowest channel
-    codes = np.asarray(legend.codes, dtype=np.uint8)
-    percent = np.rint(clean.max(axis=0) * np.float32(100.0)).astype(np.uint8)
+    clean = np.where(known, scores, np.float32(0.0))
+    np.clip(clean, 0.0, 1.0, out=clean)
+    # Channel by channel, several times faster than argmax over the first axis; a tie goes to the lowest channel.
+    top = clean[0].copy()
+    landcover = np.full(top.shape, legend.codes[0], np.uint8)
+    for code, channel in zip(legend.codes[1:], clean[1:], strict=True):
+        np.copyto(landcover, np.uint8(code), where=channel > top)
+        np.maximum(top, channel, out=top)
+    percent = np.rint(top * np.float32(100.0)).astype(np.uint8)
+    clean *= np.float32(SCORE_SCALE)
     return BlockLayers(
-        scores=np.rint(clean * np.float32(SCORE_SCALE)).astype(np.uint8),
-        landcover=np.where(known, codes[winner], np.uint8(legend.nodata)).astype(np.uint8),
+        scores=np.rint(clean, out=clean).astype(np.uint8),
+        landcover=np.where(known, landcover, np.uint8(legend.nodata)),
         confidence=np.where(known, percent, np.uint8(CONFIDENCE_NODATA)).astype(np.uint8),
     )

@@ -24,6 +24,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
 
@@ -34,6 +35,7 @@ from pipeline.engine.io_workers import IoWorker
 from pipeline.engine.ray_executor import RayExecutor
 from pipeline.engine.tasks import BlockReport, ReadLayers
 from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.layers import LAYERS
 from pipeline.mapstore.store import RunStore
 from pipeline.planning.prepare import prepare
 from pipeline.predict.classifier import BlockClassifier
@@ -96,8 +98,10 @@ class Machines:
     def fill(self) -> None:
         """Nodes that went are replaced, as a spot fleet does."""
         self.nodes = [node for node in self.nodes if node.any_processes_alive()]
-        while len(self.nodes) < NODES:
-            self.nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=150 * 2**20))
+        # A node wants to handle SIGTERM, which only the main thread may; blows fall from another one.
+        with mock.patch("ray._private.utils.set_sigterm_handler"):
+            while len(self.nodes) < NODES:
+                self.nodes.append(self._cluster.add_node(num_cpus=1, object_store_memory=150 * 2**20))
 
     def remove(self, draw: random.Random) -> str:
         """A node goes without a word."""
@@ -204,8 +208,7 @@ def mapped(source: Path, output: Path, strike: Callable[[], None] | None = None)
     if thread:
         thread.join()
     zone = store.zone(32632)
-    layers = ("scores", "landcover", "confidence", "valid_count", "indices")
-    digest = hashlib.sha256(b"".join(zone.read(layer).tobytes() for layer in layers)).hexdigest()
+    digest = hashlib.sha256(b"".join(zone.read(layer).tobytes() for layer in LAYERS)).hexdigest()
     return digest, report.finished, len(report.failed)
 
 

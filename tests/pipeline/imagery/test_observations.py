@@ -149,7 +149,7 @@ def test_every_pixel_is_what_the_rule_says_in_any_window(archive: Archive, data:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(open_pixels, "CELL_PX", data.draw(st.sampled_from([8, 13, 256])))
         patch.setattr(open_pixels, "MASKS_PER_LOAD", data.draw(st.integers(1, 4)))
-        patch.setattr(composite, "SCENES_PER_LOAD", data.draw(st.integers(1, 8)))
+        patch.setattr(composite, "IMAGES_PER_LOAD", data.draw(st.integers(1, 8)))
         patch.setattr(window_reader, "MASKS_KEPT", data.draw(st.integers(0, 3)))
         out = read_composite(scenes, GRID, Window(row, col, rows, cols), config)
     cut = np.s_[row + MARGIN : row + MARGIN + rows, col + MARGIN : col + MARGIN + cols]
