@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.records.grid import INDEX_CELL_PX
 from pipeline.records.plan import Window
 
-CELL_PX = 8
+CELL_PX = INDEX_CELL_PX
 INDEX_SCALE = 10_000
 """Stored index = round(index * INDEX_SCALE), INDEX_NODATA where there is none."""
 INDEX_NODATA = -32768

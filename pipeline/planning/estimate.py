@@ -12,7 +12,7 @@ import shapely
 from pyproj import Transformer
 
 from pipeline.errors import CatalogError
-from pipeline.records.grid import unproject, window_bounds
+from pipeline.records.grid import INDEX_CELL_PX, unproject, window_bounds
 from pipeline.records.plan import MapPlan, Window, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
@@ -29,8 +29,8 @@ DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
 """Per 256 px tile, ``explain: none``, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
 EXPLAIN_FACTOR = {"none": 1.0, "brief": 2.0, "full": 4.0}
 """How much longer a tile takes when the model writes its answer. The same kind of estimate."""
-STORED_SHARE = 0.6
-"""Bytes of the run's store per byte before compression; a Sentinel-2 granule with eight index layers: 0.56."""
+STORED_SHARE = 0.35
+"""Bytes of the run's store per byte before compression; a simulated scene: 0.20, a real one is less smooth."""
 PUBLISHED_BYTES_PER_PIXEL = 0.7
 """Of the three maps together, compressed."""
 DRAFT_BYTES_PER_PIXEL = 1.0 + 4.0 / 3.0
@@ -197,8 +197,9 @@ def disk_use(plan: MapPlan, classes: int, finished: Container[tuple[int, int]] =
     left = [b for zone in plan.zones for b in zone.blocks if (zone.grid.epsg, b.index) not in finished]
     stored = sum(block.window.height * block.window.width for block in left)
     pixels = [zone.grid.height * zone.grid.width for zone in plan.zones]
-    # One byte each: the classes' scores, the class, its confidence, the count; two: the indices.
-    store = stored * (classes + 3 + 2 * len(SPECTRAL_INDICES)) * STORED_SHARE
+    # A byte each: the classes' scores, the class, its confidence, the count; two: a class's mean index in a cell.
+    indices = 2 * len(SPECTRAL_INDICES) * classes / INDEX_CELL_PX**2
+    store = stored * (classes + 3 + indices) * STORED_SHARE
     least = max(pixels) * DRAFT_BYTES_PER_PIXEL
     return DiskUse(
         blocks=len(left),
