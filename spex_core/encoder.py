@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spex_core.bands import BANDS, Band, band_slots
-from spex_core.configuration import SpexConfig
 from spex_core.dcnv3 import LAYER_NORM_EPS, DCNv3
 from spex_core.dcnv3_sampling import Sampling
 from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
+
+if TYPE_CHECKING:
+    from spex_core.configuration import SpexConfig
 
 
 class ChannelNorm(nn.LayerNorm):

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spex_core.configuration import SpexConfig
 from spex_core.dcnv3 import LAYER_NORM_EPS
 from spex_core.encoder import ChannelNorm
+
+if TYPE_CHECKING:
+    from spex_core.configuration import SpexConfig
 
 
 class PositionEncoding(nn.Module):

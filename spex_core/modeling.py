@@ -23,13 +23,14 @@ from spex_core.checkpoints import UNREADABLE, has_processor, refuse_fetched_code
 from spex_core.condensation import Condensation
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule, WrittenAnswers, greedy_answers
-from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck, channels_of
+from spex_core.encoder import SpectralDetail, SpectralInput, channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.grounding import supported_answer
 from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
 from spex_core.mask_decoder import MaskDecoder
-from spex_core.modeling_outputs import LandCoverPrediction, SpexOutput, VisionOutput
+from spex_core.masking import MaskingParts
+from spex_core.modeling_outputs import LandCoverPrediction, SpexOutput
 from spex_core.processing import SpexProcessor, TextBatch
 from spex_core.weight_files import lazy_weights
 
@@ -44,7 +45,7 @@ def _shares(masks: Tensor) -> Tensor:
     return torch.where(claimed > 0, masks / claimed.clamp_min(1e-6), torch.full_like(masks, 1 / masks.shape[1]))
 
 
-class SpexForLandCover(PreTrainedModel):
+class SpexForLandCover(MaskingParts, PreTrainedModel):
     """Spectral vision-language model that extracts every class of a legend from multispectral tiles."""
 
     config_class = SpexConfig
@@ -61,10 +62,7 @@ class SpexForLandCover(PreTrainedModel):
 
     def __init__(self, config: SpexConfig) -> None:
         super().__init__(config)
-        self.spectral_input = SpectralInput(config)
-        self.encoder = Encoder(config, self.spectral_input.channels)
-        self.aggregator = MultiscaleAggregator(config)
-        self.neck = VisionNeck(config.aggregator_channels, config.decoder_width)
+        self.add_masking_parts(config)
         hidden = config.text.hidden_size
         self.projector = nn.Sequential(
             nn.Linear(config.aggregator_channels, hidden), nn.GELU(), nn.Linear(hidden, hidden)
@@ -89,28 +87,12 @@ class SpexForLandCover(PreTrainedModel):
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def encode_image(
-        self, pixel_values: Tensor, wavelength_nm: Tensor | None = None, gsd_m: Tensor | None = None
-    ) -> VisionOutput:
-        """One vision pass, shared by all classes.
-
-        Args:
-            pixel_values: Surface reflectance, float ``[B, C, H, W]``; NaN in missing bands if ``band_encoding`` is set.
-            wavelength_nm: float ``[B, C]``; default: Sentinel-2's.
-            gsd_m: float ``[B, C]``, metres; default: Sentinel-2's.
-        """
-        inputs = self.spectral_input(pixel_values, wavelength_nm, gsd_m)
-        levels = self.encoder(inputs)
-        aggregated = self.aggregator(levels)
-        image_tokens = self.projector(aggregated.flatten(2).transpose(1, 2))
+    def image_tokens(self, aggregated: Tensor) -> Tensor:
+        """What the language model reads of the image: float ``[B, h*w, hidden]``."""
+        tokens: Tensor = self.projector(aggregated.flatten(2).transpose(1, 2))
         if self.config.append_image_newline:
-            newline = self.image_newline.expand(len(image_tokens), 1, -1)
-            image_tokens = torch.cat([image_tokens, newline], dim=1)
-        return VisionOutput(
-            image_tokens=image_tokens,
-            image_embedding=self.neck(aggregated),
-            detail=self.detail(inputs, levels, aggregated) if self.config.mask_detail == "full" else None,
-        )
+            tokens = torch.cat([tokens, self.image_newline.expand(len(tokens), 1, -1)], dim=1)
+        return tokens
 
     def read_prefix(self, prefix_ids: Tensor, image_tokens: Tensor, questions_per_tile: int) -> DynamicCache:
         """Key/value cache of system prompt and image tokens, one row per question (B * K rows, tile-major)."""
@@ -183,7 +165,7 @@ class SpexForLandCover(PreTrainedModel):
         """
         batch = pixel_values.shape[0]
         vision = self.encode_image(pixel_values, gsd_m=gsd_m)
-        assert vision.image_tokens is not None  # set by encode_image; ModelOutput fields must default to None
+        assert vision.image_tokens is not None  # there is a language model
         image_tokens = vision.image_tokens if see_image else vision.image_tokens[:1, :0]
         tiles = batch if see_image else 1
         questions_per_tile = text.suffix_ids.shape[0] // tiles
@@ -253,7 +235,7 @@ class SpexForLandCover(PreTrainedModel):
             vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
             words = self.class_word_prompts(legend) if class_words is None else class_words
             prompts = words.expand(len(pixel_values), -1, -1, -1)
-            scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
+            scores = self.class_scores(pixel_values, wavelengths, samplings, vision, prompts)
             return LandCoverPrediction(scores=scores, texts=[], written=[])
         tiles = pixel_values.float().cpu().numpy()
         if questions is None:
@@ -281,9 +263,9 @@ class SpexForLandCover(PreTrainedModel):
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
         if self.config.official_numerics:
-            masks = (self._mask_logits(vision, prompts, pixel_values.shape[-2:]) > 0).float()
+            masks = (self.mask_logits(vision, prompts, pixel_values.shape[-2:]) > 0).float()
             return LandCoverPrediction(scores=_shares(masks), texts=texts, written=texts)
-        scores = self._scores(pixel_values, wavelengths, samplings, vision, prompts)
+        scores = self.class_scores(pixel_values, wavelengths, samplings, vision, prompts)
         supported = texts
         if self.config.checked_answers:
             drawn = scores.cpu().numpy()
@@ -302,36 +284,6 @@ class SpexForLandCover(PreTrainedModel):
         states = self.read_suffix(text, self.read_prefix(text.prefix_ids, nothing, len(legend)))
         prompts: Tensor = self.condensation(states, text.answer_mask)
         return prompts
-
-    def _mask_logits(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:
-        """Mask logits ``[B, K, H, W]`` of a vision pass, at the size of its image."""
-        logits: Tensor = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
-        if logits.shape[-2:] != size:
-            logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-        return logits
-
-    def _scores(
-        self,
-        channels: Tensor,
-        wavelength_nm: Tensor | None,
-        sampling_m: Tensor | None,
-        vision: VisionOutput,
-        prompts: Tensor,
-    ) -> Tensor:
-        """Scores at the fitted temperature, float32 ``[B, K, H, W]``; coarse images are looked at twice."""
-
-        def softmax(logits: Tensor) -> Tensor:
-            return (logits.float() / self.config.temperature).softmax(dim=1)
-
-        scores = softmax(self._mask_logits(vision, prompts, channels.shape[-2:]))
-        bound, present = self.config.finer_look_gsd_m, ~channels[0, :, 0, 0].isnan()
-        if bound is None or sampling_m is None or (sampling_m[0, present.to(sampling_m.device)] < bound).any():
-            return scores
-        finer = F.interpolate(
-            channels.to(self.device, self.dtype), scale_factor=2, mode="bilinear", align_corners=False
-        )
-        second = self.encode_image(finer, wavelength_nm, sampling_m / 2)
-        return (scores + F.avg_pool2d(softmax(self._mask_logits(second, prompts, finer.shape[-2:])), 2)) / 2
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 

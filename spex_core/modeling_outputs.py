@@ -9,18 +9,6 @@ from transformers.utils.generic import ModelOutput
 
 
 @dataclass
-class VisionOutput(ModelOutput):
-    """What one vision pass yields for every class of a tile."""
-
-    image_tokens: Tensor | None = None
-    """float ``[B, h*w, hidden]``, projected to the language model."""
-    image_embedding: Tensor | None = None
-    """float ``[B, decoder_width, h, w]`` at stride 16."""
-    detail: Tensor | None = None
-    """float ``[B, detail_channels, H, W]`` or None."""
-
-
-@dataclass
 class SpexOutput(ModelOutput):
     """Training forward."""
 

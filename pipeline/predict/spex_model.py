@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.predict.model_cache import keep_model, kept_file, kept_model
 from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
 from pipeline.settings.run_file import ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
@@ -25,6 +26,8 @@ from spex_core.legend import Legend
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from spex_core.word_masks import WordMasks
 
 BACKEND = "inductor"
 """Of torch.compile."""
@@ -79,8 +82,6 @@ class SpexModel:
     ) -> None:
         import torch
 
-        from spex_core import SpexForLandCover
-
         kind: Kind = "cuda" if device.startswith("cuda") else "cpu"
         if kind == "cuda":
             # cuBLAS sums in a fixed order only with a workspace of its own; read when CUDA starts.
@@ -96,17 +97,36 @@ class SpexModel:
         self.notes: list[str] = []
         """What people should know about how this model runs."""
         self.arrays = DeviceArrays(self._device)
-        model: Any = SpexForLandCover.from_pretrained(folder)
-        self._model = model.to(self._device).eval()
-        if self._half:
-            self._keep_input_exact()
         self._class_words: Tensor | None = None
         """Prompts of the legend's bare class words, which no pixel changes."""
-        if config.explain == "none" and model.config.masks_by_class_words:
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                self._class_words = self._model.class_word_prompts(legend)
-        if tile_px is not None and compiles(config, kind, tiles):
+        self._word_masks: WordMasks | None = None
+        """The model without its language model, where that is not needed any more."""
+        compiled = tile_px is not None and compiles(config, kind, tiles)
+        plain = kind == "cpu" and not self._half and not compiled and config.explain == "none"
+        kept = kept_file(self._fingerprint, legend, torch.get_num_threads()) if plain else None
+        if kept is not None:
+            self._word_masks = kept_model(kept)
+        self._model: Any = None
+        if self._word_masks is None:
+            self._load(folder, kept)
+        if compiled:
+            assert tile_px is not None
             self._compile_vision(tile_px)
+
+    def _load(self, folder: Path, kept: Path | None) -> None:
+        """Loads the whole model, and keeps what the next one needs of it."""
+        from spex_core import SpexForLandCover
+
+        torch = self._torch
+        loaded: Any = SpexForLandCover.from_pretrained(folder)
+        self._model = loaded.to(self._device).eval()
+        if self._half:
+            self._keep_input_exact()
+        if self._config.explain == "none" and self._model.config.masks_by_class_words:
+            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+                self._class_words = self._model.class_word_prompts(self._legend)
+            if kept is not None:
+                keep_model(self._model, self._class_words, kept)
 
     def fingerprint(self) -> str:
         """Identity of the weights."""
@@ -124,6 +144,8 @@ class SpexModel:
             read = ~np.isnan(pixels[0, :, 0, 0])
             bands = None if read.all() else [name for name, there in zip(SENTINEL2_BANDS, read, strict=True) if there]
             batch = torch.from_numpy(np.ascontiguousarray(pixels if bands is None else pixels[:, read]))
+            if self._word_masks is not None:
+                return self._word_masks.scores(batch, bands)
             prediction = self._model.predict(
                 batch, self._legend, explain=self._config.explain, bands=bands, class_words=self._class_words
             )
