@@ -30,6 +30,13 @@ class IoWorker:
     def __init__(self, contexts: Sequence[ZoneContext]) -> None:
         self._contexts = contexts
 
+    def place(self) -> str:
+        """Id (hex) of the Ray node that it lives on."""
+        import ray
+
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
+
     def read(self, zone: int, block: Block) -> tuple[Any, ReadLayers, ReadReport]:
         """See :func:`pipeline.engine.tasks.read_block`."""
         return read_block(self._contexts[zone], block)
@@ -42,11 +49,15 @@ class IoWorker:
 @dataclass(eq=False)
 class _Worker:
     handle: ActorHandle
+    place: Reference
+    """Its node, once it has started."""
     line: dict[Reference, IoKind] = field(default_factory=dict)
     """Calls without an answer so far; it works on the first."""
     calls: int = 0
-    last: Reference | None = None
+    blamed: Reference | None = None
     """What it worked on when it died."""
+    innocent: bool = False
+    """None of its calls is to blame: its machine is gone, or it had not started."""
 
     @property
     def reads(self) -> int:
@@ -80,7 +91,8 @@ class IoPool:
         best = self._workers[0] if self._workers else None
         busy = best is None or (best.reads > 0 if kind == "read" else len(best.line) >= LINE)
         if busy and len(self._workers) < self._size:
-            self._workers.insert(0, _Worker(self._actor_class.remote(self._contexts)))
+            handle = self._actor_class.remote(self._contexts)
+            self._workers.insert(0, _Worker(handle, handle.place.remote()))
         return self._workers[0].handle
 
     def sent(self, kind: IoKind, reference: Reference) -> None:
@@ -104,18 +116,34 @@ class IoPool:
     def died(self, reference: Reference) -> bool:
         """A call has no answer because its process is gone: the process is replaced.
 
+        With a machine go all processes on it, those too that had nothing to do: they are dropped together, or the next
+        calls would be sent to them one after the other.
+
         Returns:
-            Whether the call may be to blame: it was the one that the process worked on, not one behind it.
+            Whether the call may be to blame: the process worked on it, and it was not the machine that went.
         """
         worker = self._of.get(reference)
         if worker is None:
             return True  # the process was ended because of this call
-        if worker.last is None:
-            # It worked on the first call without an answer; some may have been answered and not been asked for yet.
-            worker.last = next((call for call in worker.line if not self._done(call)), reference)
+        if worker.blamed is None:  # the first of its calls that is told
+            # It worked on the first one without an answer; some may have been answered and not been asked for yet.
+            worker.blamed = next((call for call in worker.line if not self._done(call)), reference)
+            node = self._node(worker)
+            worker.innocent = node not in {entry["NodeID"] for entry in self._ray.nodes() if entry["Alive"]}
+            if worker.innocent and node is not None:
+                for other in [o for o in self._workers if o is not worker and self._node(o) == node]:
+                    self._drop(other)
         del self._of[reference], worker.line[reference]
         self._drop(worker)
-        return worker.last == reference
+        return worker.blamed == reference and not worker.innocent
+
+    def _node(self, worker: _Worker) -> str | None:
+        """Where a process lives; None before it has started."""
+        try:
+            node: str = self._ray.get(worker.place, timeout=0)
+        except Exception:  # not started, or started nowhere
+            return None
+        return node
 
     def end(self, reference: Reference) -> None:
         """Ends the process that has a call, if one of these has it; another takes its place."""

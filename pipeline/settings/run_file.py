@@ -134,7 +134,8 @@ class ComputeConfig(Section):
     gpus_per_actor: float = Field(default=0.0, ge=0)
     threads_per_actor: int = Field(default=1, ge=1)
     readers: int | None = Field(default=None, ge=1)
-    """Concurrent block reads; default: as many as actors."""
+    """Most blocks that are read at the same time; default: as many as actors. A run begins with one, and adds one
+    whenever an actor has had to wait for a block."""
     prefetch: int = Field(default=2, ge=0, le=64)
     """Blocks read ahead per actor (back-pressure: no more are in flight)."""
     attempts: int = Field(default=3, ge=1, le=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis.strategies as st
@@ -13,6 +14,14 @@ from pipeline.engine import io_workers
 from pipeline.engine.io_workers import LINE, IoKind, IoPool
 
 
+class Handle(int):
+    """A process: its number, on machine "A" if it is odd, "B" if it is even."""
+
+    @property
+    def place(self) -> Any:
+        return SimpleNamespace(remote=lambda: f"place {'A' if self % 2 else 'B'}")
+
+
 class Machines:
     """Stands for Ray: counts processes, remembers who was ended, knows which calls have an answer."""
 
@@ -20,18 +29,25 @@ class Machines:
         self.started = 0
         self.ended: list[int] = []
         self.done: set[Any] = set()
+        self.gone: set[str] = set()
 
     def remote(self, contexts: Any) -> int:
         assert contexts == "contexts"
         self.started += 1
-        return self.started
+        return Handle(self.started)
 
     def kill(self, handle: int) -> None:
         self.ended.append(handle)
 
-    def get(self, reference: Any, timeout: float) -> None:
+    def get(self, reference: Any, timeout: float) -> Any:
+        if reference.startswith("place"):
+            return reference.removeprefix("place ")
         if reference not in self.done:
             raise WorkerCrashedError
+        return None
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"NodeID": name, "Alive": name not in self.gone} for name in "AB"]
 
     @property
     def alive(self) -> int:
@@ -71,6 +87,18 @@ def test_a_process_that_dies_is_blamed_on_the_call_it_worked_on(machines: Machin
     assert pool.died("first")
     assert not pool.died("third")
     assert send(pool, "read", "again") == 2, "another process takes its place"
+
+
+def test_with_a_machine_go_all_its_processes_and_no_call_is_to_blame(machines: Machines) -> None:
+    pool = IoPool(machines, machines, "contexts", 4)
+    for name in "abcd":
+        send(pool, "read", name)
+    for name in "bcd":
+        pool.answered(name)
+    machines.gone.add("A")  # processes 1 and 3; 3 has nothing to do
+    assert not pool.died("a")
+    assert machines.ended == [3, 1]
+    assert send(pool, "read", "a") in (2, 4), "not to another one that is gone"
 
 
 def test_calls_that_were_answered_before_it_died_are_not_to_blame(machines: Machines) -> None:
