@@ -88,17 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print(f"{size} x {size} px, {options.dates} dates, {options.actors} actors, {settings['model']['checkpoint']}")
     print(f"{result['tiles']} tiles in {result['blocks']} blocks, {megapixels:.1f} Mpx mapped\n")
-    print(f"{'':34} {'wall s':>8} {'CPU s':>8} {'CPU s/Mpx':>10} {'peak MB':>8}")
+    (truth,) = (archive / "truth").glob("*.tif")
+    (own_map,) = output.glob("*/*/landcover.tif")
+    accuracies = {name: accuracy(run_file.parent / "peers" / f"{name}-landcover.tif", truth) for name in peers}
+    print(f"{'':38} {'wall s':>8} {'CPU s':>8} {'CPU s/Mpx':>10} {'peak MB':>8} {'accuracy':>9}")
     print(_row("the model alone", model.wall_s, model.cpu_s, megapixels))
-    print(_row("end to end", ours.wall_s, ours.cpu_s, megapixels, ours.peak_mb))
+    print(_row("end to end", ours.wall_s, ours.cpu_s, megapixels, ours.peak_mb, accuracy(own_map, truth)))
     for name, cost in peers.items():
-        print(_row(f"peer: {PEERS[name].title}", cost.wall_s, cost.cpu_s, megapixels, cost.peak_mb))
+        title = f"peer: {PEERS[name].title}"
+        print(_row(title, cost.wall_s, cost.cpu_s, megapixels, cost.peak_mb, accuracies[name]))
     for name in names:
         if name not in peers:
             print(f"peer: {PEERS[name].title}: not installed ({PEERS[name].needs})")
     print(f"\nCPU seconds of the run's {ours.processes} processes:")
     for kind, seconds in sorted(ours.cpu_s_by_kind.items(), key=lambda item: -item[1]):
-        print(f"{kind:34} {'':8} {seconds:8.1f} {seconds / megapixels:10.2f}")
+        print(f"{kind:38} {'':8} {seconds:8.1f} {seconds / megapixels:10.2f}")
     print(json.dumps(headline(model, ours, peers, megapixels)))
 
 
@@ -189,6 +193,24 @@ def mapped_megapixels(output: Path) -> float:
     return total / 1e6
 
 
+def accuracy(path: Path, truth: Path) -> float:
+    """Share of the mapped pixels whose class is the true one; both files lie on one lattice."""
+    import numpy as np
+    import rasterio
+    from rasterio.windows import from_bounds
+
+    right = total = 0
+    with rasterio.open(path) as found, rasterio.open(truth) as reference:
+        for _, window in found.block_windows(1):
+            codes = found.read(1, window=window)
+            there = from_bounds(*found.window_bounds(window), reference.transform).round_offsets().round_lengths()
+            expected = reference.read(1, window=there, boundless=True, fill_value=0)
+            compared = (codes > 0) & (expected > 0)
+            right += int(np.count_nonzero(compared & (codes == expected)))
+            total += int(np.count_nonzero(compared))
+    return right / max(total, 1)
+
+
 def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -197,9 +219,17 @@ def _line(process: subprocess.Popen[str]) -> str:
     return line
 
 
-def _row(title: str, wall_s: float, cpu_s: float, megapixels: float, peak_mb: float | None = None) -> str:
+def _row(
+    title: str,
+    wall_s: float,
+    cpu_s: float,
+    megapixels: float,
+    peak_mb: float | None = None,
+    share_right: float | None = None,
+) -> str:
     peak = "" if peak_mb is None else f"{peak_mb:8.0f}"
-    return f"{title:34} {wall_s:8.1f} {cpu_s:8.1f} {cpu_s / megapixels:10.2f} {peak}"
+    right = "" if share_right is None else f"{share_right:9.4f}"
+    return f"{title:38} {wall_s:8.1f} {cpu_s:8.1f} {cpu_s / megapixels:10.2f} {peak:8} {right}"
 
 
 if __name__ == "__main__":
