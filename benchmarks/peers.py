@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.process_tree import Cost, cost_of
+from pipeline.engine.cluster import worker_environment
 from pipeline.imagery.stack import stackstac_item
 from pipeline.planning.prepare import Prepared, prepare
 from pipeline.predict.classifier import Classifier, fill_invalid, load_classifier
@@ -40,11 +42,15 @@ class Peer:
     """Package that must be installed beside the project's own."""
     run: Callable[[Prepared, int], tuple[ByteArray, ByteArray]]
     """Prepared run, workers → class codes and percent of confidence, uint8 ``[H, W]``."""
+    threaded: bool = True
+    """Torch has as many threads as there are workers; False: each worker is a thread with one of its own."""
 
-    def command(self, run_file: Path, workers: int) -> list[str]:
-        """Runs it in a process of its own."""
-        name = next(name for name, peer in PEERS.items() if peer is self)
-        return [sys.executable, "-m", "benchmarks.peers", name, str(run_file), str(workers)]
+
+def cost_of_peer(name: str, run_file: Path, workers: int) -> Cost:
+    """Runs one in a process of its own, with the settings of allocator and GDAL that our workers have."""
+    threads = workers if PEERS[name].threaded else 1
+    command = [sys.executable, "-m", "benchmarks.peers", name, str(run_file), str(workers)]
+    return cost_of(command, worker_environment(threads))
 
 
 def available(name: str) -> bool:
@@ -84,6 +90,7 @@ class _Network:
 def dask_overlap(prepared: Prepared, workers: int) -> tuple[ByteArray, ByteArray]:
     """``dask.array.map_overlap`` over a stackstac stack, half of the overlap trimmed; a thread per worker."""
     import dask
+    import dask.array as da
 
     network = _Network(prepared, threads=1)
     tiling = prepared.config.tiling
@@ -92,8 +99,6 @@ def dask_overlap(prepared: Prepared, workers: int) -> tuple[ByteArray, ByteArray
     bands, height, width = image.shape
     step = tiling.tile_px - tiling.overlap_px
     extra = (-height % step, -width % step)
-    import dask.array as da
-
     whole = da.pad(image, ((0, 0), (0, extra[0]), (0, extra[1])), constant_values=np.nan)
     whole = whole.rechunk((bands, step, step))
 
@@ -159,7 +164,7 @@ def rasterio_loop(prepared: Prepared, workers: int) -> tuple[ByteArray, ByteArra
 
 
 PEERS: dict[str, Peer] = {
-    "dask": Peer("dask map_overlap over stackstac", "dask", dask_overlap),
+    "dask": Peer("dask map_overlap over stackstac", "dask", dask_overlap, threaded=False),
     "monai": Peer("MONAI sliding_window_inference", "monai", monai_sliding),
     "rasterio": Peer("a loop of rasterio windows", "rasterio", rasterio_loop),
 }

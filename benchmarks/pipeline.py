@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.peers import PEERS, available
+from benchmarks.peers import PEERS, available, cost_of_peer
 from benchmarks.process_tree import Cost, cost_of
 from pipeline.engine.cluster import worker_environment
 from pipeline.machine.progress import LogProgress
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     megapixels = mapped_megapixels(output)
     asked = options.peers or ("dask" if options.quick else "all")
     names = [] if asked == "none" else list(PEERS) if asked == "all" else asked.split(",")
-    peers = {name: cost_of(PEERS[name].command(run_file, options.actors)) for name in names if available(name)}
+    peers = {name: cost_of_peer(name, run_file, options.actors) for name in names if available(name)}
 
     print(f"{size} x {size} px, {options.dates} dates, {options.actors} actors, {settings['model']['checkpoint']}")
     print(f"{result['tiles']} tiles in {result['blocks']} blocks, {megapixels:.1f} Mpx mapped\n")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
+
+from pipeline.machine.memory import family
 
 INTERVAL_S = 0.25
 _ProcessId = tuple[int, float]
@@ -29,12 +31,12 @@ class Cost:
     processes: int
     """Processes seen."""
     output: str
-    """Standard output."""
+    """Standard output and error."""
     cpu_s_by_kind: Mapping[str, float]
     """CPU time of the kinds of processes, by :func:`kind_of`."""
 
 
-def cost_of(command: Sequence[str], *, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> Cost:
+def cost_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> Cost:
     """Runs a command to its end.
 
     Raises:
@@ -42,23 +44,20 @@ def cost_of(command: Sequence[str], *, cwd: Path | None = None, environment: Map
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     begun = time.monotonic()
-    process = subprocess.Popen(
-        command,
-        cwd=cwd,
-        env={**os.environ, **(environment or {})},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    watched = psutil.Process(process.pid)
     seconds: dict[_ProcessId, float] = {}
     kinds: dict[_ProcessId, str] = {}
     peak_mb = 0.0
-    while process.poll() is None:
-        peak_mb = max(peak_mb, _look(watched, seconds, kinds))
-        time.sleep(INTERVAL_S)  # output of a page or two fits into the pipe
-    wall_s = time.monotonic() - begun
-    output = process.stdout.read() if process.stdout else ""
+    with tempfile.TemporaryFile("w+") as said:  # not a pipe: nobody reads while the command runs
+        process = subprocess.Popen(
+            command, env={**os.environ, **(environment or {})}, stdout=said, stderr=subprocess.STDOUT
+        )
+        watched = psutil.Process(process.pid)
+        while process.poll() is None:
+            peak_mb = max(peak_mb, _look(watched, seconds, kinds))
+            time.sleep(INTERVAL_S)
+        wall_s = time.monotonic() - begun
+        said.seek(0)
+        output = said.read()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}: {output[-2000:]}")
@@ -81,11 +80,7 @@ def kind_of(command: Sequence[str]) -> str:
 
 def _look(watched: psutil.Process, seconds: dict[_ProcessId, float], kinds: dict[_ProcessId, str]) -> float:
     total = 0.0
-    try:
-        family = [watched, *watched.children(recursive=True)]
-    except psutil.Error:
-        return 0.0
-    for member in family:
+    for member in family(watched):
         try:
             times = member.cpu_times()
             process_id = (member.pid, member.create_time())

@@ -44,7 +44,7 @@ class MaskingParts:
     """If ``config.mask_detail`` is "full"."""
 
     def add_masking_parts(self, config: SpexConfig) -> None:
-        """Makes them, in an order that decides their random initialisation."""
+        """Makes the four that come before a language model; the order decides their random initialisation."""
         self.spectral_input = SpectralInput(config)
         self.encoder = Encoder(config, self.spectral_input.channels)
         self.aggregator = MultiscaleAggregator(config)

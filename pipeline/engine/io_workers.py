@@ -85,7 +85,6 @@ class IoPool:
 
     def next(self, kind: IoKind) -> ActorHandle:
         """The process that takes the next call; :meth:`sent` must follow."""
-
         # Stable: who has waited longest comes first.
         self._workers.sort(key=lambda worker: (kind == "read" and worker.reads > 0, len(worker.line)))
         best = self._workers[0] if self._workers else None
@@ -139,9 +138,11 @@ class IoPool:
 
     def _node(self, worker: _Worker) -> str | None:
         """Where a process lives; None before it has started."""
+        from ray.exceptions import RayError
+
         try:
             node: str = self._ray.get(worker.place, timeout=0)
-        except Exception:  # not started, or started nowhere
+        except RayError:  # not started, or started nowhere
             return None
         return node
 

@@ -30,6 +30,14 @@ def process_memory() -> ProcessMemory:
     return ProcessMemory(socket.gethostname(), os.getpid(), peak_mb)
 
 
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """A process and all its descendants; nobody if it has ended."""
+    try:
+        return [process, *process.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
 def resident_mb(process: psutil.Process) -> float:
     """Resident memory of a process and all its descendants, MiB.
 
@@ -37,11 +45,7 @@ def resident_mb(process: psutil.Process) -> float:
     side, and the one that ``ps`` gives.
     """
     total = 0
-    try:
-        family = [process, *process.children(recursive=True)]
-    except psutil.Error:
-        return 0.0
-    for member in family:
+    for member in family(process):
         try:
             total += member.memory_info().rss
         except psutil.Error:  # it ended between the listing and the question
