@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from pipeline.records.scene import SCL_GROWING, SCL_NODATA
 
@@ -49,6 +48,8 @@ def grow(mask: npt.NDArray[np.bool_], radius_px: int) -> npt.NDArray[np.bool_]:
                     of = slice(max(-down, 0), height - max(down, 0)), slice(max(-right, 0), width - max(right, 0))
                     grown[to] |= mask[of]
         return grown
+    from scipy import ndimage  # half a second that readers of 10 m maps do not need
+
     return np.asarray(ndimage.distance_transform_edt(~mask) <= radius_px)
 
 

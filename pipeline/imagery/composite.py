@@ -25,8 +25,8 @@ from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import SENTINEL2_BANDS
 
-IMAGES_PER_LOAD = 8
-"""Bands of scenes that are held at once, besides the values kept for the median."""
+IMAGES_PER_LOAD = 10
+"""Bands of scenes that are held at once, besides the values kept for the median: half of those of two dates."""
 _Float = npt.NDArray[np.float32]
 
 
@@ -132,12 +132,12 @@ def nan_median(stack: _Float) -> tuple[_Float, npt.NDArray[np.uint8]]:
     """
     if len(stack) <= 2:  # nothing to sort: most maps of a month have no more clear dates
         first, last = stack[0], stack[-1]
-        known = np.isfinite(first), np.isfinite(last)
-        count = known[0].view(np.uint8) + (known[1].view(np.uint8) if len(stack) == 2 else np.uint8(0))
-        middle = first + last
+        count = np.isfinite(first).view(np.uint8)
+        if len(stack) == 2:
+            count = count + np.isfinite(last).view(np.uint8)
+        middle = np.fmin(first, last)  # where one of them is NaN, both are the other
+        middle += np.fmax(first, last)
         middle *= np.float32(0.5)
-        np.copyto(middle, first, where=~known[1])
-        np.copyto(middle, last, where=~known[0])
         return middle, count
     count = np.isfinite(stack).sum(axis=0, dtype=np.uint8)
     stack.sort(axis=0)  # NaN sorts to the end

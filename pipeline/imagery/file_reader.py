@@ -12,6 +12,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,9 @@ from rasterio.windows import Window
 
 from pipeline.errors import HrefError, ReadError
 from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
+from pipeline.imagery.open_files import OpenRaster, open_files
 from pipeline.imagery.raster_formats import opened_local
-from pipeline.imagery.remote_file import RemoteFileError, opened_remote
+from pipeline.imagery.remote_file import RemoteFileError, open_remote
 from pipeline.records.utm import northing_shift_m
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
@@ -94,7 +96,7 @@ class AssetReader:
                 # GDAL remembers failures of a URL; a retry has to ask the server again.
                 options["CPL_VSIL_CURL_NON_CACHED"] = f"/vsi{scheme}/{opened.partition('://')[2]}"
             try:
-                with rasterio.Env(**options), self._opened(opened, options) as ds:
+                with rasterio.Env(**options), self._open(opened, options) as ds:
                     return self._read(ds, window)
             except (
                 rasterio.errors.RasterioError,
@@ -125,18 +127,31 @@ class AssetReader:
         return "file" if local else self.url.partition("://")[0].lower()
 
     @contextlib.contextmanager
-    def _opened(self, opened: str, options: Mapping[str, Any]) -> Iterator[Any]:
+    def _open(self, opened: str, options: Mapping[str, Any]) -> Iterator[Any]:
+        """The dataset, opened now or before; closed after an error."""
         path = hrefs.local_path(self.url)
-        if path is not None:
-            with opened_local(path, self.door.roots if self.door else ()) as ds:
-                yield ds
-        elif self.url.lower().startswith(("http://", "https://")):
-            door = self.door or hrefs.CatalogDoor("/".join([*self.url.split("/")[:3], ""]))
-            with opened_remote(opened, self.url, door, options) as ds:
-                yield ds
+        key = (opened, self.door, None if path is None else _state(path))
+        raster = open_files.take(key) or self._opened(path, opened, options)
+        try:
+            try:
+                yield raster.dataset
+            finally:
+                raster.check()  # what GDAL says is less than what the connection knows
+        except BaseException:
+            raster.close()
+            raise
+        if raster.dataset.driver == "VRT":  # its files may change without it
+            raster.close()
         else:
-            with rasterio.DatasetReader(opened, driver=list(DRIVERS_REMOTE), sharing=False) as ds:
-                yield ds
+            open_files.keep(key, raster)
+
+    def _opened(self, path: Path | None, opened: str, options: Mapping[str, Any]) -> OpenRaster:
+        if path is not None:
+            return OpenRaster(opened_local(path, self.door.roots if self.door else ()))
+        if self.url.lower().startswith(("http://", "https://")):
+            door = self.door or hrefs.CatalogDoor("/".join([*self.url.split("/")[:3], ""]))
+            return open_remote(opened, self.url, door, options)
+        return OpenRaster(rasterio.DatasetReader(opened, driver=list(DRIVERS_REMOTE), sharing=False))
 
     def _read(self, ds: Any, window: Window) -> _Float:
         if ds.count != 1:
@@ -187,13 +202,16 @@ class AssetReader:
         ring = 1 if interpolate else 0
         first_row, last_row = math.floor(top / ratio) - ring, math.ceil((top + height) / ratio) + ring
         first_col, last_col = math.floor(left / ratio) - ring, math.ceil((left + width) / ratio) + ring
-        native = np.full((last_row - first_row, last_col - first_col), np.nan, np.float32)
         r0, r1 = max(first_row, 0), min(last_row, ds.height)
         c0, c1 = max(first_col, 0), min(last_col, ds.width)
-        if r0 < r1 and c0 < c1:
-            native[r0 - first_row : r1 - first_row, c0 - first_col : c1 - first_col] = self._numbers(
-                ds, Window(c0, r0, c1 - c0, r1 - r0)
-            )
+        if (r0, c0, r1, c1) == (first_row, first_col, last_row, last_col):
+            native = self._numbers(ds, Window(c0, r0, c1 - c0, r1 - r0))
+        else:
+            native = np.full((last_row - first_row, last_col - first_col), np.nan, np.float32)
+            if r0 < r1 and c0 < c1:
+                native[r0 - first_row : r1 - first_row, c0 - first_col : c1 - first_col] = self._numbers(
+                    ds, Window(c0, r0, c1 - c0, r1 - r0)
+                )
         if interpolate:
             native = upsample_bilinear(native, ratio)
             first_row, first_col = first_row + ring, first_col + ring
@@ -274,6 +292,15 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def _state(path: Path) -> tuple[int, ...]:
+    """What tells that a local file is no longer the one that was opened."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()  # opening it will tell
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+
+
 def upsample_bilinear(native: _Float, ratio: int) -> _Float:
     """Interpolates whole pixels onto a ``ratio`` times finer lattice and drops the outermost ring of pixels.
 
@@ -287,34 +314,36 @@ def upsample_bilinear(native: _Float, ratio: int) -> _Float:
     Returns:
         float32 [(h - 2) * ratio, (w - 2) * ratio].
     """
-    inner = native[1:-1, 1:-1]
     known = np.isfinite(native)
     if known.all():
         return _interpolate(native, ratio)
     values = _interpolate(np.where(known, native, np.float32(0.0)), ratio)
     weights = _interpolate(known.astype(np.float32), ratio)
-    present = np.isfinite(inner).repeat(ratio, axis=0).repeat(ratio, axis=1)
-    out = np.full(values.shape, np.nan, np.float32)
-    with contextlib.suppress(FloatingPointError):
-        np.divide(values, weights, out=out, where=present)
-    return out
+    missing = ~known[1:-1, 1:-1].repeat(ratio, axis=0).repeat(ratio, axis=1)
+    weights[missing] = np.nan
+    values /= weights
+    return values
 
 
 def _interpolate(native: _Float, ratio: int) -> _Float:
-    rows = np.empty(((native.shape[0] - 2) * ratio, native.shape[1]), np.float32)
+    height, width = native.shape[0] - 2, native.shape[1] - 2
+    rows = np.empty((height, ratio, width + 2), np.float32)
     for phase in range(ratio):
-        rows[phase::ratio] = _between(native[:-2], native[1:-1], native[2:], phase, ratio)
-    out = np.empty((rows.shape[0], (native.shape[1] - 2) * ratio), np.float32)
+        _fill_phase(rows[:, phase], native[:-2], native[1:-1], native[2:], phase, ratio)
+    tall = rows.reshape(height * ratio, width + 2)
+    out = np.empty((height * ratio, width, ratio), np.float32)
     for phase in range(ratio):
-        out[:, phase::ratio] = _between(rows[:, :-2], rows[:, 1:-1], rows[:, 2:], phase, ratio)
-    return out
+        _fill_phase(out[..., phase], tall[:, :-2], tall[:, 1:-1], tall[:, 2:], phase, ratio)
+    return out.reshape(height * ratio, width * ratio)
 
 
-def _between(before: _Float, here: _Float, after: _Float, phase: int, ratio: int) -> _Float:
+def _fill_phase(out: _Float, before: _Float, here: _Float, after: _Float, phase: int, ratio: int) -> None:
     # Centre of fine pixel `phase`, in native pixels from the centre of its own: -0.5 < shift < 0.5.
     shift = (phase + 0.5) / ratio - 0.5
     if shift == 0.0:
-        return here
-    other = before if shift < 0.0 else after
+        out[...] = here
+        return
     weight = np.float32(abs(shift))
-    return here * (np.float32(1.0) - weight) + other * weight
+    value = (before if shift < 0.0 else after) * weight
+    value += here * (np.float32(1.0) - weight)
+    out[...] = value

@@ -6,12 +6,11 @@ off. So GDAL gets no URL at all: it reads through this object, and side-car file
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -23,6 +22,7 @@ from rasterio.abc import MultiByteRangeResourceContainer
 from urllib3.util import Retry
 
 from pipeline.errors import HrefError
+from pipeline.imagery.open_files import OpenRaster
 from pipeline.imagery.raster_formats import format_of
 from pipeline.sources.hrefs import Door
 from pipeline.sources.http import session
@@ -204,6 +204,10 @@ class _Handle(MultiByteRangeResource):  # type: ignore[misc]
         """Forgets what was read."""
         self._spans.clear()
 
+    def rest(self) -> None:
+        """Forgets all but the head."""
+        self._spans = OrderedDict({0: self._file.head})
+
     def tell(self) -> int:
         """Position, bytes."""
         return self._position
@@ -261,6 +265,7 @@ class _OneFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
 
     def __init__(self, path: str, file: RemoteFile) -> None:
         self._path, self._file = path, file
+        self.handles: list[_Handle] = []
 
     def _known(self, path: str) -> None:
         if path != self._path:
@@ -271,7 +276,8 @@ class _OneFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
         self._known(path)
         if mode.strip("b") != "r":
             raise PermissionError(path)
-        return _Handle(self._file)
+        self.handles.append(_Handle(self._file))
+        return self.handles[-1]
 
     def isfile(self, path: str) -> bool:
         """True for the one file."""
@@ -300,9 +306,8 @@ class _OneFile(MultiByteRangeResourceContainer):  # type: ignore[misc]
         return self._file.size
 
 
-@contextlib.contextmanager
-def opened_remote(url: str, name: str, door: Door, options: Mapping[str, Any]) -> Iterator[Any]:
-    """A remote GeoTIFF or JPEG 2000 file as a rasterio dataset, inside the caller's ``rasterio.Env``.
+def open_remote(url: str, name: str, door: Door, options: Mapping[str, Any]) -> OpenRaster:
+    """Opens a remote GeoTIFF or JPEG 2000 file, inside the caller's ``rasterio.Env``.
 
     Args:
         url: See :class:`RemoteFile`, as the others.
@@ -311,7 +316,7 @@ def opened_remote(url: str, name: str, door: Door, options: Mapping[str, Any]) -
         options: Retries and timeouts.
 
     Raises:
-        RemoteFileError: Bytes cannot be had, also those asked for inside the block.
+        RemoteFileError: Bytes cannot be had; of those asked for later, the raster's ``check`` raises it.
         ReadError: It is neither a GeoTIFF nor a JPEG 2000 file.
         rasterio.errors.RasterioError: GDAL cannot open it.
     """
@@ -319,12 +324,25 @@ def opened_remote(url: str, name: str, door: Door, options: Mapping[str, Any]) -
     driver = format_of(file.head, name)
     # A folder of its own: rasterio knows openers by their folder, and threads read at the same time.
     path = f"{uuid4().hex}/raster"
-    try:
-        with rasterio.open(path, driver=driver, sharing=False, opener=_OneFile(path, file)) as dataset:
-            yield dataset
-    except Exception:
+    container = _OneFile(path, file)
+
+    def check() -> None:
         if file.failure is not None:
             raise file.failure from None
+
+    def rest() -> None:
+        for handle in container.handles:
+            handle.rest()
+
+    try:
+        dataset = rasterio.open(path, driver=driver, sharing=False, opener=container)
+    except Exception:
+        check()
         raise
-    if file.failure is not None:
-        raise file.failure
+    raster = OpenRaster(dataset, check, rest)
+    try:
+        check()
+    except RemoteFileError:
+        raster.close()
+        raise
+    return raster

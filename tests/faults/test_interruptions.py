@@ -36,6 +36,11 @@ def run_file(folder: Path, archive: Path) -> Path:
     return path
 
 
+def _hears_hang_ups() -> None:
+    """As a shell starts it, also where the tests themselves were started by ``nohup``."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Run:
     """A ``spex run`` of its own process group, as a scheduler starts it."""
 
@@ -51,6 +56,7 @@ class Run:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=_hears_hang_ups,
             )
 
     def said(self) -> str:
@@ -116,6 +122,7 @@ def test_sigterm_while_ray_starts_ends_what_was_started(tiny_archive: Path, tmp_
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_sigterm_in_mid_run_and_in_publishing_and_the_same_command_finishes(tiny_archive: Path, tmp_path: Path) -> None:
     file = run_file(tmp_path, tiny_archive)
     first = Run(tmp_path, file)

@@ -100,6 +100,7 @@ def test_a_mended_asset_completes_the_map_on_the_next_run(tiny_archive: Path, tm
     assert (mended.exit_code, mended.incomplete_blocks, mended.computed_blocks) == (0, 0, 4)
 
 
+@pytest.mark.long
 def test_a_block_that_cannot_be_written_is_given_up_alone_and_mended_later(
     tiny_archive: Path, clean: RunResult, tmp_path: Path
 ) -> None:

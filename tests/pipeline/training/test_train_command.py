@@ -78,6 +78,7 @@ def test_a_finished_training_costs_nothing(workplace: Path, finished: Path) -> N
 
 
 @pytest.mark.ray
+@pytest.mark.long
 def test_two_workers_over_ray_train_as_one_does(workplace: Path, finished: Path, local_ray: Cluster) -> None:
     """The same batches; sums of floats are taken in another order, so losses agree to 1e-3."""
     train(training_file(workplace, output="shared", compute={"workers": 2}), LogProgress())
