@@ -57,6 +57,10 @@ class StoreError(SpexError):
     """The run's own state is unreadable or belongs to another plan."""
 
 
+class DiskRefusedError(StoreError, OutputError):
+    """The disk takes no more: full, over quota or read-only. Whatever was computed next could not be kept either."""
+
+
 class CogError(SpexError):
     """A map file could not be written, or what was written is not a valid Cloud-Optimized GeoTIFF."""
 

@@ -93,9 +93,11 @@ class SpexConfig(PreTrainedConfig):
     mask_tokens: int = 4
     double_softmax: bool = False
     """Reproduces the softmax that the published implementation takes twice in token-to-image attention."""
-    mask_detail: Literal["none", "full"] = "full"
-    """``none``: logits at stride 4 (published); ``full``: spectral detail at every pixel joins them."""
+    mask_detail: Literal["none", "full", "half"] = "full"
+    """``none``: logits at stride 4 (published); ``full``: spectral detail at every pixel joins them; ``half``: detail
+    that is computed at half the size, for a third of the arithmetic (:mod:`spex_core.detail`)."""
     detail_channels: int = 32
+    """Features of a pixel that join the masks."""
     published_heads: bool = False
     """Keeps the weights of the published decoder that land cover does not use: mask quality, masks 1 to 3, prompts by
     point and mask. A converted checkpoint loses nothing; nothing is computed with them."""

@@ -1,4 +1,4 @@
-"""The vision side: multispectral four-stage encoder, multiscale feature aggregation, neck and full-resolution detail.
+"""The vision side: multispectral four-stage encoder, multiscale feature aggregation and neck.
 
 Source: SPEX (arXiv 2508.05202) on an InternImage-shaped encoder (arXiv 2211.05778). Tensors are channels-last
 ``[B, H, W, C]`` inside the encoder and ``[B, C, H, W]`` outside it.
@@ -311,38 +311,3 @@ class VisionNeck(nn.Module):
         """``[B, C, h, w]`` → ``[B, channels, h, w]``."""
         out: Tensor = self.norm2(self.conv2(self.norm1(self.conv1(x))))
         return out
-
-
-class SpectralDetail(nn.Module):
-    """Per-pixel features at full resolution: the input channels plus what three encoder scales say about them.
-
-    10 m pixels matter in land cover (roads, hedges, river banks), and the published masks stop at stride 4.
-    """
-
-    def __init__(self, config: SpexConfig, in_channels: int) -> None:
-        super().__init__()
-        width = config.detail_channels
-        self.laterals = nn.ModuleList(
-            nn.Conv2d(channels, 2 * width, 1)
-            for channels in (config.channels, config.channels * 2, config.aggregator_channels)
-        )
-        self.context = nn.Conv2d(2 * width, width, 3, padding=1)
-        self.pixel1 = nn.Conv2d(in_channels, width, 3, padding=1)
-        self.pixel2 = nn.Conv2d(width, width, 3, padding=1)
-        self.norm = ChannelNorm(width)
-        self.mix = nn.Conv2d(width, width, 3, padding=1)
-        self.out_norm = ChannelNorm(width)
-
-    def forward(self, inputs: Tensor, levels: list[Tensor], aggregated: Tensor) -> Tensor:
-        """``inputs`` ``[B, C', H, W]`` and encoder maps → ``[B, detail_channels, H, W]``."""
-        # Channels last throughout: the encoder's maps lie so already, convolutions are faster, and norms need no copy.
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        size = levels[0].shape[-2:]
-        context = self.laterals[0](levels[0])
-        for lateral, level in zip(self.laterals[1:], (levels[1], aggregated), strict=True):
-            context = context + F.interpolate(lateral(level), size, mode="bilinear", align_corners=False)
-        context = self.context(F.gelu(context))
-        pixel = self.pixel2(F.gelu(self.pixel1(inputs)))
-        x = self.norm(pixel + F.interpolate(context, inputs.shape[-2:], mode="bilinear", align_corners=False))
-        out: Tensor = self.out_norm(x + self.mix(F.gelu(x)))
-        return F.gelu(out)

@@ -145,7 +145,7 @@ class MaskDecoder(nn.Module):
     def __init__(self, config: SpexConfig) -> None:
         super().__init__()
         width = config.decoder_width
-        self.detail = config.mask_detail == "full"
+        self.detail = config.mask_detail != "none"
         self.iou_token = nn.Parameter(torch.randn(1, width) * 0.02)
         self.mask_tokens = nn.Parameter(torch.randn(config.mask_tokens, width) * 0.02)
         self.no_mask_embedding = nn.Parameter(torch.zeros(1, width))

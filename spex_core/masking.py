@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralDetail, SpectralInput, VisionNeck
+from spex_core.detail import HalfSizeDetail, SpectralDetail
+from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralInput, VisionNeck
 from spex_core.mask_decoder import MaskDecoder
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class MaskingParts:
     aggregator: MultiscaleAggregator
     neck: VisionNeck
     mask_decoder: MaskDecoder
-    detail: SpectralDetail
-    """If ``config.mask_detail`` is "full"."""
+    detail: SpectralDetail | HalfSizeDetail | None
+    """None if ``config.mask_detail`` is "none"."""
 
     def add_masking_parts(self, config: SpexConfig) -> None:
         """Makes the four that come before a language model; the order decides their random initialisation."""
@@ -70,7 +71,7 @@ class MaskingParts:
         return VisionOutput(
             image_tokens=self.image_tokens(aggregated),
             image_embedding=self.neck(aggregated),
-            detail=self.detail(inputs, levels, aggregated) if self.config.mask_detail == "full" else None,
+            detail=None if self.detail is None else self.detail(inputs, levels, aggregated),
         )
 
     def mask_logits(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:

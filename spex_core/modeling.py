@@ -23,7 +23,8 @@ from spex_core.checkpoints import UNREADABLE, has_processor, refuse_fetched_code
 from spex_core.condensation import Condensation
 from spex_core.configuration import SpexConfig
 from spex_core.decoding import DecodingRule, WrittenAnswers, greedy_answers
-from spex_core.encoder import SpectralDetail, SpectralInput, channels_of
+from spex_core.detail import make_detail
+from spex_core.encoder import SpectralInput, channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.grounding import supported_answer
 from spex_core.language_model import build_language_model
@@ -74,8 +75,7 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             self.image_newline = nn.Parameter(torch.randn(hidden) * hidden**-0.5)
         self.condensation = Condensation(config)
         self.mask_decoder = MaskDecoder(config)
-        if config.mask_detail == "full":
-            self.detail = SpectralDetail(config, self.spectral_input.channels)
+        self.detail = make_detail(config, self.spectral_input.channels)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spex_core.bands import Band
-from spex_core.encoder import SpectralDetail, channels_of
+from spex_core.detail import make_detail
+from spex_core.encoder import channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.masking import MaskingParts
@@ -45,8 +46,7 @@ class WordMasks(MaskingParts, nn.Module):
         self.config = config
         self.add_masking_parts(config)
         self.mask_decoder = MaskDecoder(config)
-        if config.mask_detail == "full":
-            self.detail = SpectralDetail(config, self.spectral_input.channels)
+        self.detail = make_detail(config, self.spectral_input.channels)
         self.register_buffer("prompts", prompts)
 
     @torch.inference_mode()

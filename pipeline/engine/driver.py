@@ -115,6 +115,7 @@ class Engine:
         Raises:
             ClusterError: No actor could be had, actors go on dying, or nothing answers any more.
             SpexError: The model cannot be loaded, or workers are not what the driver is.
+            DiskRefusedError: Blocks cannot be kept any more.
         """
         total = sum(len(zone.blocks) for zone in self._plan.zones)
         self._progress.start("mapping", total, "blocks", done=total - self.blocks.open)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.engine.executor import Trouble
-from pipeline.errors import WorkerMismatchError
+from pipeline.errors import DiskRefusedError, WorkerMismatchError
 from spex_core.errors import SpexError
 
 MAX_REASON = 500
@@ -15,8 +15,8 @@ def trouble_of(error: Exception) -> Trouble:
     from ray import exceptions
 
     cause = getattr(error, "cause", None)
-    if isinstance(cause, WorkerMismatchError):
-        return Trouble.FATAL  # its machine would refuse every block
+    if isinstance(cause, WorkerMismatchError | DiskRefusedError):
+        return Trouble.FATAL  # its machine, or the disk of the run, would refuse every block
     lost = (exceptions.ObjectLostError, exceptions.GetTimeoutError)  # the answer itself may be what is gone
     if isinstance(error, lost) or isinstance(cause, lost):
         return Trouble.LOST

@@ -207,7 +207,10 @@ def map_statistics(
 def _zone_tallies(areas: Sequence[AreaOfInterest], zone: ZoneLayers, legend: Legend) -> list[_Tally | None]:
     """One tally per area and, last, one of the whole zone; ``None`` where the area lies outside the zone."""
     geometries = [area.geometry.intersection(zone.geometry) for area in areas] + [zone.geometry]
-    placed = [p for i, g in enumerate(geometries) if (p := _place(i, g, zone.grid)) is not None]
+    # Areas of one shape are measured once: most regions are one area, which is also the whole.
+    shapes = [geometry.normalize().wkb for geometry in geometries]
+    first = {shape: i for i, shape in reversed([*enumerate(shapes)])}
+    placed = [p for i in first.values() if (p := _place(i, geometries[i], zone.grid)) is not None]
     for block in sorted(zone.blocks, key=lambda w: (w.row, w.col)):
         touching = [(p, part) for p in placed if (part := _touch(p, block, zone.grid)) is not None]
         if not touching:
@@ -219,10 +222,8 @@ def _zone_tallies(areas: Sequence[AreaOfInterest], zone: ZoneLayers, legend: Leg
             cut = {layer: values[..., rows, cols] for layer, values in layers.items()}
             means = zone.reader.read("index_means", part)
             area.tally.add(part, region_mask(area.geometry, zone.grid, part), cut, means, legend)
-    tallies: list[_Tally | None] = [None] * len(geometries)
-    for area in placed:
-        tallies[area.position] = area.tally
-    return tallies
+    tallies = {area.position: area.tally for area in placed}
+    return [tallies.get(first[shape]) for shape in shapes]
 
 
 def _summarise(

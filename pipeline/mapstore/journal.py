@@ -6,6 +6,7 @@ cut off by the next writer. Repeated records are harmless: the last word on a bl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO, Self
 
 from pipeline.errors import StoreError
 from pipeline.machine import lock
+from pipeline.mapstore.refusal import write_error
 from spex_core.durable_files import flush_folder, make_folder, open_own
 
 BlockKey = tuple[int, int]
@@ -174,16 +176,18 @@ class JournalWriter:
         """Adds one record and returns when it is on disk.
 
         Raises:
-            StoreError: The disk refused it.
+            StoreError: It cannot be written.
         """
         line = json.dumps({"event": _NAMES[type(record)], **asdict(record)}, allow_nan=False).encode() + b"\n"
+        before = os.fstat(self._file.fileno()).st_size
         try:
-            written = self._file.write(line)
-            if written != len(line):
-                raise OSError(f"only {written} of {len(line)} bytes were written")
+            while line:  # a disk that is nearly full takes a part; it says why when asked to take the rest
+                line = line[self._file.write(line) :]
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StoreError(f"journal {self._path} cannot be appended to: {error}") from error
+            with contextlib.suppress(OSError):  # or the next line would go on where this one broke off
+                os.ftruncate(self._file.fileno(), before)
+            raise write_error(f"journal {self._path}", error, self._path.parent) from error
 
     def close(self) -> None:
         """Releases the lock; harmless when repeated."""

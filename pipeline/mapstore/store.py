@@ -28,6 +28,7 @@ from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
 from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, selection
+from pipeline.mapstore.refusal import write_error
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.grid import grid_window, intersection
@@ -206,7 +207,8 @@ class RunStore:
             sha256 (hex) over all layers, for the journal.
 
         Raises:
-            StoreError: A layer has the wrong shape or type, or the disk refuses.
+            StoreError: A layer has the wrong shape or type, or the chunk cannot be written.
+            DiskRefusedError: No other block could be written either.
         """
         values: dict[LayerName, npt.NDArray[Any]] = {
             "scores": layers.scores,
@@ -234,7 +236,7 @@ class RunStore:
                 flush(chunk)
                 flush_folder(chunk.parent)
         except (OSError, BaseZarrError) as error:
-            raise StoreError(f"block {block.index} of EPSG:{epsg} cannot be written: {error}") from error
+            raise write_error(f"block {block.index} of EPSG:{epsg}", error, self.folder) from error
         return _digest(values)
 
     def block_sha256(self, epsg: int, block: Block) -> str:

@@ -16,6 +16,7 @@ from pipeline.engine.cluster import connected
 from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
+from pipeline.errors import StoreError
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
 from pipeline.machine.own_files import folder_lock
@@ -94,7 +95,6 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
     begun = time.monotonic()
     with store.journal_writer() as journal:
         journal.append(RunStarted(_now(), plan.run_id, len(finished)))
-        status = "failed"
         try:
             progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
             with connected(config.compute) as cluster:
@@ -112,11 +112,12 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
             if report.failed and not store.state().finished:  # what an earlier run has mapped is published all the same
                 raise SpexError(f"no block could be mapped; the first failure: {report.failed[0].reason}")
             status = "partial" if report.failed or report.incomplete else "complete"
-        except KeyboardInterrupt:
-            status = "interrupted"
+        except BaseException as error:
+            status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            with contextlib.suppress(StoreError):  # on a full disk: what ended the run is what is told
+                journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
             raise
-        finally:
-            journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
+        journal.append(RunEnded(_now(), status, round(time.monotonic() - begun, 1)))
     return report
 
 

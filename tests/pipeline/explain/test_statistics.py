@@ -187,6 +187,20 @@ def test_blocks_that_touch_no_area_are_not_read() -> None:
     assert all(w.height <= 16 and w.col >= 39 and w.col + w.width <= 61 for w in arrays.windows)
 
 
+def test_areas_of_one_shape_are_measured_once_and_told_each() -> None:
+    """Most regions are one area, which is also the whole map."""
+    grid = grid_of(64, 64)
+    whole, part = on_ground(grid, (0, 64), (0, 64)), on_ground(grid, (8, 40), (8, 40))
+    areas = [Area("a", "A", whole), Area("b", "B", part), Area("c", "C", part.reverse())]
+    arrays, alone = random_zone(5, 64, 64), random_zone(5, 64, 64)
+    found = measure(arrays, grid, areas, 32, mapped=whole)
+    assert [region.id for region in found.regions] == ["a", "b", "c"]
+    assert found.regions[0].classes == found.overall.classes
+    assert found.regions[1].classes == found.regions[2].classes
+    assert measure(alone, grid, areas[1:2], 32, mapped=whole).regions[0].classes == found.regions[1].classes
+    assert arrays.windows == alone.windows
+
+
 def test_a_mask_has_no_hole_where_the_border_runs_along_a_block() -> None:
     # A border within 1e-10 m of the block's edge once made the clipping step drop the whole block.
     grid = grid_of(60, 60)
