@@ -84,13 +84,19 @@ def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
     from pipeline.planning.estimate import summarise
     from pipeline.planning.plan_file import write_plan
     from pipeline.planning.prepare import prepare
+    from pipeline.planning.rates import known_rates, run_kind
 
     config = _config(file, output)
     check_output(config.output, config.publish.collection_id)
     with _progress(as_json) as progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)
-        summary = summarise(prepared.plan, prepared.region)
+        rates = (
+            known_rates(run_kind(config, prepared.plan, prepared.fingerprint))
+            if config.compute.address is None
+            else None
+        )
+        summary = summarise(prepared.plan, prepared.region, rates)
     # Not in the run's own folder: there, a plan means that a store stands beside it.
     path = config.output / "plan.json"
     write_plan(prepared.plan, path)

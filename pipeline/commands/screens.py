@@ -56,7 +56,11 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
         "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
         f"or {duration_text(summary.gpu_seconds)} of one GPU",
-        "memory": f"about {size_text(summary.peak_memory_bytes)}",
+        "time": "not known yet: the first run of this kind will tell"
+        if summary.seconds is None
+        else f"about {duration_text(summary.seconds)} on this machine, as fast as the last runs",
+        "memory": f"about {size_text(summary.peak_memory_bytes)} with {summary.actors} model "
+        f"actor{'s' if summary.actors != 1 else ''}",
         "disk": f"about {size_text(summary.disk_bytes)}",
         "plan": str(path),
     }
@@ -82,6 +86,8 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "disk_bytes": summary.disk_bytes,
         "cpu_core_seconds": summary.cpu_core_seconds,
         "gpu_seconds": summary.gpu_seconds,
+        "actors": summary.actors,
+        "seconds": summary.seconds,
     }
 
 

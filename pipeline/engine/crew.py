@@ -99,6 +99,10 @@ class Crew:
         """A block has been given up: the deaths that it caused are explained."""
         self._deaths = 0
 
+    def at_work(self) -> int:
+        """Actors that have something to classify."""
+        return sum(bool(actor.sent) for actor in self._actors)
+
     def starving(self) -> bool:
         """Whether an actor has nothing to do because nothing has been read for it."""
         return not self._readable and any(actor.loaded and not actor.sent for actor in self._actors)

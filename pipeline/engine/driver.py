@@ -20,6 +20,7 @@ from typing import Any
 from pipeline.engine.budget import block_sizes, budget_bytes, held_bytes
 from pipeline.engine.crew import Crew
 from pipeline.engine.executor import CallFailedError, Executor, Reference, Trouble
+from pipeline.engine.pace import AtWork, Pace
 from pipeline.engine.pending import Call, Pending
 from pipeline.engine.work import UNWRITTEN, Ending, Key, ReadingOrder, Stage, Work, Worklist, block_order
 from pipeline.engine.worker_memory import WorkerMemory
@@ -62,6 +63,10 @@ class EngineReport:
     a cluster)."""
     held_peak_bytes: int = 0
     """The most that blocks on their way held at a time."""
+    pixels: int = 0
+    """Of the blocks written."""
+    seconds: float = 0.0
+    """Since the first tile was given to a model."""
 
 
 class Engine:
@@ -92,6 +97,7 @@ class Engine:
         """Places in the order of blocks that lacked reading when they were put here."""
         self._pending = Pending(self._compute.answer_within_s)
         self._memory = WorkerMemory()
+        self._pace = Pace(min(actors, max(len(self.blocks.work), 1)), readers)
         self._crew = Crew(
             executor,
             self.blocks,
@@ -126,6 +132,10 @@ class Engine:
             self._loop()
         finally:
             self._dismiss()
+        self._note_pace()
+        if told := self._pace.text():
+            self._progress.say(told)
+        self.report.pixels, self.report.seconds = self._pace.pixels, self._pace.seconds
         self.report.worker_peak_mb = self._memory.peak_mb
         return self.report
 
@@ -133,6 +143,7 @@ class Engine:
         moved = checked = self._executor.clock()
         while self.blocks.open:
             self._feed()
+            self._note_pace()
             if not len(self._pending):
                 raise ClusterError("the run has stalled: blocks are left but nothing is under way; please report this")
             now = self._executor.clock()
@@ -148,6 +159,12 @@ class Engine:
                 moved += now - checked  # while there is no actor, that clock stands still: another one runs
             self._check_progress(now, moved)
             checked = now
+
+    def _note_pace(self) -> None:
+        now, pending = self._executor.clock(), self._pending
+        self._pace.note(now, AtWork(self._crew.at_work(), pending.count("read"), pending.count("finish")))
+        if self._pace.due(now) and (told := self._pace.text()):
+            self._progress.say(told)
 
     def _answer(self, reference: Reference) -> bool:
         """Takes an answer or a failure; whether it moved a block on."""
@@ -266,6 +283,7 @@ class Engine:
             self.blocks.let_go(work)
             self.blocks.open -= 1
             self.report.finished += 1
+            self._pace.pixels += work.block.window.height * work.block.window.width
             self.report.incomplete += incomplete
             seconds = round(self._executor.clock() - work.begun, 3)
             share = round(report.valid_share, 6)

@@ -39,18 +39,20 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 
 
 def resident_mb(process: psutil.Process) -> float:
-    """Resident memory of a process and all its descendants, MiB.
+    """Resident memory of a process and all its descendants at this moment, MiB.
 
-    Pages of shared memory (Ray's object store) count once per process that maps them: a sum that errs on the high
-    side, and the one that ``ps`` gives.
+    Pages that several share (Ray's object store, libraries) count once: as the most that one of them shares. The sum
+    of what ``ps`` gives would count them once per process. Where the system does not tell what is shared, it is that.
     """
-    total = 0
+    own, shared = 0, 0
     for member in family(process):
         try:
-            total += member.memory_info().rss
+            found = member.memory_info()
         except psutil.Error:  # it ended between the listing and the question
             continue
-    return total / 2**20
+        common = min(getattr(found, "shared", 0), found.rss)
+        own, shared = own + found.rss - common, max(shared, common)
+    return (own + shared) / 2**20
 
 
 class PeakMemory:

@@ -12,6 +12,7 @@ import shapely
 from pyproj import Transformer
 
 from pipeline.errors import CatalogError
+from pipeline.planning.rates import Rates, local_actors
 from pipeline.records.grid import INDEX_CELL_PX, unproject, window_bounds
 from pipeline.records.plan import MapPlan, Window, ZonePlan
 from pipeline.records.region import Region
@@ -37,6 +38,9 @@ DRAFT_BYTES_PER_PIXEL = 1.0 + 4.0 / 3.0
 """Of a map while it is written: an uncompressed draft, and its copy with overviews."""
 WORKER_BYTES = 700_000_000
 """Resident size of one worker process with its libraries loaded."""
+SEAM_PX = 2.0
+"""A gap that is nowhere wider than this from a footprint is none."""
+METRES_PER_DEGREE = 111_000.0
 _REFERENCE_TILE_PX = 256
 _GAP_TOLERANCE = 1e-9
 
@@ -90,6 +94,10 @@ class PlanSummary:
     """Model time on CPU cores."""
     gpu_seconds: float
     """Model time on one GPU."""
+    actors: int
+    """Model actors of a run on this machine."""
+    seconds: float | None
+    """Of the whole run on this machine, as fast as the last ones of its kind; None if there was none."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +113,13 @@ class DiskUse:
     largest_file_bytes: int
 
 
-def summarise(plan: MapPlan, region: Region) -> PlanSummary:
+def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> PlanSummary:
     """Counts and estimates of a plan.
+
+    Args:
+        plan: The plan.
+        region: What it maps.
+        rates: How fast runs of its kind were here.
 
     Raises:
         CatalogError: A scene's footprint is not a geometry.
@@ -114,13 +127,19 @@ def summarise(plan: MapPlan, region: Region) -> PlanSummary:
     """
     config = RunConfig.model_validate(plan.config)
     covered = shapely.union_all([footprint(scene) for scene in plan.scenes])
+    nearly = shapely.buffer(covered, SEAM_PX * config.tiling.resolution_m / METRES_PER_DEGREE)
+
+    def gap(area: shapely.Geometry) -> float:
+        # Footprints are told to some metres: a seam between two of them, or along an edge, is none on the map.
+        return gap_share(area, covered) if gap_share(area, nearly) else 0.0
+
     tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
     tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2 * EXPLAIN_FACTOR[config.model.explain]
     read = sum(_zone_bytes(zone, plan.scenes, config) for zone in plan.zones)
     gaps = [
         RegionGap(part.id, part.name, share)
         for part in region.subregions
-        if (share := gap_share(part.geometry, covered)) > _GAP_TOLERANCE
+        if (share := gap(part.geometry)) > _GAP_TOLERANCE
     ]
     return PlanSummary(
         run_id=plan.run_id,
@@ -137,7 +156,7 @@ def summarise(plan: MapPlan, region: Region) -> PlanSummary:
             for zone in plan.zones
         ),
         region_area_ha=_area_m2(region.geometry) / 10_000.0,
-        gap_share=gap_share(region.geometry, covered),
+        gap_share=gap(region.geometry),
         gaps=tuple(sorted(gaps, key=lambda gap: (-gap.share, gap.id))),
         blocks=sum(len(zone.blocks) for zone in plan.zones),
         tiles=tiles,
@@ -147,7 +166,14 @@ def summarise(plan: MapPlan, region: Region) -> PlanSummary:
         disk_bytes=disk_use(plan, len(Legend.from_yaml(config.legend))).total_bytes,
         cpu_core_seconds=tiles * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
         gpu_seconds=tiles * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
+        actors=local_actors(config.compute),
+        seconds=rates.seconds(mapped_pixels(plan)) if rates else None,
     )
+
+
+def mapped_pixels(plan: MapPlan) -> int:
+    """Pixels of all blocks of a plan."""
+    return sum(block.window.height * block.window.width for zone in plan.zones for block in zone.blocks)
 
 
 def gap_share(area: shapely.Geometry, covered: shapely.Geometry) -> float:
@@ -241,9 +267,9 @@ def _scenes_per_window(windows: Sequence[Window], zone: ZonePlan, scenes: Iterab
 
 def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
     """Readers and actors at work on the largest block, plus the object store and the driver."""
-    actors = config.compute.actors or 1
-    readers = config.compute.readers or actors
     blocks = [block for zone in plan.zones for block in zone.blocks]
+    actors = min(local_actors(config.compute), len(blocks))
+    readers = config.compute.readers or actors
     pixels = max(block.read_window.height * block.read_window.width for block in blocks)
     observations = min(config.composite.max_observations, max(len(zone.scene_ids) for zone in plan.zones))
     reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1)

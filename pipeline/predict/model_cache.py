@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.machine.user_cache import user_cache
 from pipeline.planning.software import software_versions
 from spex_core.durable_files import check_own, replacing
 from spex_core.errors import CheckpointError
@@ -42,8 +43,7 @@ def kept_file(fingerprint: str, legend: Legend, threads: int) -> Path:
     """
     identity = [fingerprint, legend.fingerprint(), [entry.name for entry in legend], threads, software_versions()]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "spex" / f"{name}.safetensors"
+    return user_cache() / f"{name}.safetensors"
 
 
 def kept_model(path: Path) -> WordMasks | None:

@@ -27,7 +27,9 @@ from pipeline.outputs.output_folder import check_output
 from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.rehearsal import rehearse
 from pipeline.outputs.report import Accuracy
+from pipeline.planning.estimate import mapped_pixels
 from pipeline.planning.prepare import Prepared, prepare
+from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import RunConfig
@@ -60,14 +62,29 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
                 evaluate(prepared, store)
             return earlier
         rehearse(prepared, store)
+        computing = time.monotonic()
         engine = _compute(prepared, store, progress)
+        computed = time.monotonic() - computing
         with _interruption_journalled(store, begun):
             accuracy = evaluate(prepared, store) if evaluate else None
+            publishing = time.monotonic()
             publication = publish_run(prepared, store, progress, accuracy, seconds=time.monotonic() - begun)
+            _keep_rates(prepared, engine, computed, time.monotonic() - publishing)
             peak_mb = max(peak.mb, engine.worker_peak_mb)
             result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
             _write_result(prepared, store, result)
         return result
+
+
+def _keep_rates(prepared: Prepared, engine: EngineReport, computed_s: float, published_s: float) -> None:
+    """For the next ``spex plan``. A joined cluster is another one the next time."""
+    if prepared.config.compute.address is None and engine.seconds > 0 and not engine.failed:
+        rates = Rates(
+            start_s=computed_s - engine.seconds,
+            pixels_per_s=engine.pixels / engine.seconds,
+            publish_pixels_per_s=mapped_pixels(prepared.plan) / max(published_s, 1e-3),
+        )
+        keep_rates(run_kind(prepared.config, prepared.plan, prepared.fingerprint), rates, engine.pixels)
 
 
 def _tell(prepared: Prepared, progress: Progress) -> None:

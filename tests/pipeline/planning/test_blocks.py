@@ -269,6 +269,20 @@ def test_summary_counts_gaps_by_area_and_lists_sub_regions_worst_first() -> None
     assert [(gap.id, round(gap.share, 6)) for gap in summary.gaps] == [("r0", 1.0), ("r1", 0.5)]
 
 
+def test_a_seam_of_a_pixel_is_no_gap_and_a_wider_one_is() -> None:
+    """Footprints are told to some metres; forty sub-regions along an edge were forty gaps."""
+    strips = [shapely.box(11.90, 46.0 + 0.001 * i, 11.92, 46.001 + 0.001 * i) for i in range(40)]
+    region = region_of(*strips)
+    for seam_deg, gaps in ((0.0001, 0), (0.001, 40)):
+        scenes = [
+            scene_over("west", shapely.box(11.5, 45.0, 11.91, 47.0)),
+            scene_over("east", shapely.box(11.91 + seam_deg, 45.0, 12.5, 47.0)),
+        ]
+        summary = summarise(plan_for(region=region, scenes=scenes), region)
+        assert len(summary.gaps) == gaps
+        assert summary.gap_share == pytest.approx(gaps and seam_deg / 0.02, abs=1e-6)
+
+
 def test_summary_of_a_covered_region_has_no_gap_and_counts_what_the_plan_holds() -> None:
     plan = plan_for()
     summary = summarise(plan, region_of(AREA))
