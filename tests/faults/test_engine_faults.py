@@ -127,6 +127,7 @@ def expected(tiny_archive: Path, local_ray: Cluster, tmp_path_factory: pytest.Te
     return clean.landcover()
 
 
+@pytest.mark.long
 def test_a_block_that_kills_its_actor_is_given_up_and_the_others_are_not(ground: Ground, expected: Any) -> None:
     report = ground.run(actor=PoisonedClassifier)
     assert [failure.key for failure in report.failed] == [(0, POISON)]

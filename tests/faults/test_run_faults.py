@@ -87,6 +87,7 @@ def test_a_truncated_asset_is_filled_by_the_other_scene_and_told(
     assert "B04" in report
 
 
+@pytest.mark.long
 def test_a_mended_asset_completes_the_map_on_the_next_run(tiny_archive: Path, tmp_path: Path) -> None:
     broken = tmp_path / "archive"
     shutil.copytree(tiny_archive, broken)

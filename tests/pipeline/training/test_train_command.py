@@ -47,6 +47,7 @@ def test_a_training_leaves_checkpoints_metrics_and_events(finished: Path) -> Non
         assert name in events
 
 
+@pytest.mark.long
 def test_a_killed_training_goes_on_with_the_same_curve_and_weights(workplace: Path, finished: Path) -> None:
     """On one machine to the last digit; the issue asks for a stated tolerance, and this one is zero."""
     file = workplace / "killed.yaml"
