@@ -116,14 +116,19 @@ class TrainingFolder:
         target, partial, old = (self._folder / part for part in (name, f".{name}.partial", f".{name}.old"))
         for left in (partial, old):
             remove(left)
-        half: SpexForLandCover = copy.deepcopy(model)
-        nn.Module.to(half, torch.float16)
-        half.processor = model.processor
-        half.save_pretrained(partial)
+        write_half_precision(model, partial)
         if os.path.lexists(target):
             target.rename(old)
         put_in_place(partial, target)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def write_half_precision(model: SpexForLandCover, folder: Path) -> None:
+    """Writes a checkpoint folder of half the size; the model stays as it is."""
+    half: SpexForLandCover = copy.deepcopy(model)
+    nn.Module.to(half, torch.float16)
+    half.processor = model.processor
+    half.save_pretrained(folder)
 
 
 def saved_step(folder: Path) -> int:

@@ -1,6 +1,6 @@
 """Gives a checkpoint a cheaper detail branch: ``python -m workflows.slim_detail FILE --output FOLDER``.
 
-FILE is a training file (see workflows/training/slim-detail.yaml): ``model.init`` names the checkpoint to be slimmed,
+FILE is a training file (see workflows/examples/slim_detail.yaml): ``model.init`` names the checkpoint to be slimmed,
 whose ``mask_detail`` is ``full``; ``sources`` and ``optimiser`` give the views to learn from, its one stage their
 number. The new branch (``half``, see :mod:`spex_core.detail`) and the layer that weighs its features learn to give the
 checkpoint's own scores; everything else stays as it is, to the bit. No label is used, so any imagery serves.
@@ -160,28 +160,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--output", type=Path, required=True, help="folder of the new checkpoint; must not exist")
     options = parser.parse_args(arguments)
+    from spex_core.training_state import write_half_precision
+
     try:
         if options.output.exists():
             raise ConfigError(f"{options.output} is there already; name another folder")
         file = TrainFile.from_yaml(options.file)
         with progress_for(Console(stderr=True)) as progress:
             student = slim(file, progress)
-        save_half_precision(student, options.output)
+        write_half_precision(student, options.output)
     except (BadInputError, LegendError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.output}: {sum(weight.numel() for weight in student.parameters()):,} parameters")
     return 0
-
-
-def save_half_precision(model: SpexForLandCover, folder: Path) -> None:
-    """Writes a checkpoint folder as trainings do."""
-    import torch
-
-    processor = model.processor
-    half = torch.nn.Module.to(model, torch.float16)
-    half.processor = processor
-    half.save_pretrained(folder)
 
 
 if __name__ == "__main__":

@@ -111,9 +111,9 @@ def keep_rates(kind: RunKind, rates: Rates, pixels: int) -> None:
     """
     if pixels < LEAST_PIXELS or not _usable(rates):
         return
-    wanted = asdict(kind)
-    others = [entry for entry in _entries() if entry["kind"] != wanted]
-    before = next((found for entry in _entries() if entry["kind"] == wanted and (found := _rates(entry))), rates)
+    wanted, entries = asdict(kind), _entries()
+    others = [entry for entry in entries if entry["kind"] != wanted]
+    before = next((found for entry in entries if entry["kind"] == wanted and (found := _rates(entry))), rates)
     mixed = {name: WEIGHT * value + (1 - WEIGHT) * getattr(before, name) for name, value in asdict(rates).items()}
     with contextlib.suppress(OSError, OutputError):
         check_own(_path())

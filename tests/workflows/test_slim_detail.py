@@ -11,10 +11,12 @@ import pytest
 import torch
 import yaml
 
+from pipeline.training.config import TrainFile
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
+from spex_core.training_state import write_half_precision
 from tests.spex_core.conftest import build_tiny_model
-from workflows.slim_detail import main, save_half_precision, with_half_detail
+from workflows.slim_detail import main, with_half_detail
 
 
 def training_file(folder: Path, **settings: Any) -> Path:
@@ -37,7 +39,7 @@ def teacher(tmp_path: Path) -> SpexForLandCover:
     model = build_tiny_model(Legend.from_yaml())
     with torch.no_grad():  # a fresh one says nearly the same everywhere
         model.mask_decoder.detail_hyper.proj_out.weight *= 20
-    save_half_precision(model, tmp_path / "checkpoint")
+    write_half_precision(model, tmp_path / "checkpoint")
     return SpexForLandCover.from_pretrained(tmp_path / "checkpoint")
 
 
@@ -56,6 +58,12 @@ def test_it_learns_the_scores_and_leaves_the_rest_alone(
     for name, value in student.state_dict().items():
         if not name.startswith(("detail.", "mask_decoder.detail_hyper.")):
             assert torch.equal(value, before[name]), name
+
+
+def test_the_example_is_a_file_that_it_takes() -> None:
+    file = TrainFile.from_yaml(Path(__file__).parents[2] / "workflows" / "examples" / "slim_detail.yaml")
+    assert (file.model.init, len(file.stages)) == ("spex-s2-tiny", 1)
+    assert all(source.optional for source in file.sources if source.kind != "simulated")
 
 
 def test_its_pixels_know_no_window(teacher: SpexForLandCover) -> None:

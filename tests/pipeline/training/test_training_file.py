@@ -172,6 +172,6 @@ def test_the_training_files_of_the_project_can_be_used_as_they_are(file: Path) -
     kinds = [stage.kind for stage in config.stages]
     every = list(get_args(Kind))
     assert kinds == sorted(kinds, key=every.index)
-    assert kinds[-1] == "describe" or file.stem == "slim-detail"  # which leaves the language side as it is
+    assert kinds[-1] == "describe"
     assert kinds == every or file.stem != "quick"  # the quick one shows every stage
     assert all(source.optional for source in config.sources if source.kind != "simulated")
