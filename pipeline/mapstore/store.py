@@ -39,6 +39,8 @@ from spex_core.legend import Legend
 STORE_SCHEMA = 2
 STATE_FOLDER = ".spex"
 Check = Literal["none", "fast", "full"]
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BaseZarrError)
+"""What Zarr raises over metadata that somebody else has written."""
 
 
 def run_folder(output: str | Path, run_id: str) -> Path:
@@ -60,12 +62,24 @@ class ZoneStore:
         return self.plan.grid
 
     def array(self, layer: LayerName) -> Any:
-        """The Zarr array of a layer."""
+        """The Zarr array of a layer.
+
+        Raises:
+            StoreError: It is not there, or not what the plan made.
+        """
         if layer not in self._arrays:
+            cell = cell_px(layer)
+            size = (-(-self.grid.height // cell), -(-self.grid.width // cell))
             try:
-                self._arrays[layer] = self._group[layer]
-            except KeyError as error:
-                raise StoreError(f"the store has no layer {layer!r} for EPSG:{self.grid.epsg}") from error
+                array = self._group[layer]
+                if array.shape[-2:] != size:
+                    raise ValueError(f"its size is {array.shape}, and not {size} at the end")
+            except _UNREADABLE as error:
+                raise StoreError(
+                    f"layer {layer!r} of EPSG:{self.grid.epsg} in {self._group.store_path} cannot be opened: {error}; "
+                    "delete the run folder to compute it again"
+                ) from error
+            self._arrays[layer] = array
         return self._arrays[layer]
 
     def read(self, layer: LayerName, window: Window | None = None) -> npt.NDArray[Any]:
@@ -179,7 +193,7 @@ class RunStore:
                 raise StoreError(f"run {self.plan.run_id} has no zone EPSG:{epsg}")
             try:
                 group = zarr.open_group(self.zarr_path, path=str(epsg), mode="r+", zarr_format=3)
-            except (OSError, ValueError, KeyError, BaseZarrError) as error:
+            except _UNREADABLE as error:
                 raise StoreError(f"{self.zarr_path} has no readable zone {epsg}: {error}") from error
             self._zones[epsg] = ZoneStore(group, plans[0])
         return self._zones[epsg]
@@ -284,8 +298,11 @@ class RunStore:
                 reads each block and compares its sha256.
 
         Raises:
-            StoreError: The journal is damaged.
+            StoreError: The journal or the structure of the store is damaged.
         """
+        for zone in self.plan.zones:  # told here: computing blocks again mends their chunks, and nothing else
+            for layer in LAYERS:
+                self.zone(zone.grid.epsg).array(layer)
         blocks = {(zone.grid.epsg, block.index): block for zone in self.plan.zones for block in zone.blocks}
         return {
             key: record
@@ -308,7 +325,7 @@ class RunStore:
         try:
             attributes: Mapping[str, Any] = zarr.open_group(self.zarr_path, mode="r", zarr_format=3).attrs
             schema, run_id = attributes.get("schema"), attributes.get("run_id")
-        except (OSError, ValueError, BaseZarrError) as error:
+        except _UNREADABLE as error:
             raise StoreError(f"{self.zarr_path} is not a readable Zarr v3 group: {error}") from error
         if schema != STORE_SCHEMA or run_id != self.plan.run_id:
             raise StoreError(
