@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 import multiprocessing
@@ -13,14 +12,11 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import shapely
 import zarr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from pipeline.errors import OutputError, StoreError
 from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
@@ -294,47 +290,6 @@ def test_a_store_of_another_run_under_a_plan_is_refused(tmp_path: Path, plan: Ma
 def test_a_folder_without_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"plan\.json"):
         RunStore.open(tmp_path)
-
-
-METADATA = [f"{EPSG}/{layer}/zarr.json" for layer in LAYERS] + [f"{EPSG}/zarr.json", "zarr.json"]
-
-
-def _numbers_changed(document: Any, change: Any) -> Any:
-    if isinstance(document, dict):
-        return {key: _numbers_changed(value, change) for key, value in document.items()}
-    if isinstance(document, list):
-        return [_numbers_changed(value, change) for value in document]
-    return change if isinstance(document, int) and not isinstance(document, bool) else document
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(METADATA), data=st.data())
-def test_metadata_of_anything_is_one_message_and_never_another_error(
-    tmp_path: Path, plan: MapPlan, name: str, data: st.DataObject
-) -> None:
-    store = RunStore.create(tmp_path / "run", plan, LEGEND)
-    path = store.zarr_path / name
-    whole = path.read_bytes()
-    document = json.loads(whole)
-    anything = st.none() | st.integers(-2, 10**12) | st.text(max_size=4) | st.lists(st.integers(0, 3), max_size=2)
-    ways = {
-        "bytes": st.binary(max_size=30),
-        "cut": st.integers(0, len(whole) - 1).map(lambda stop: whole[:stop]),
-        "a field": st.tuples(st.sampled_from(sorted(document)), anything | st.just({})).map(
-            lambda pair: json.dumps(document | {pair[0]: pair[1]}).encode()
-        ),
-        "numbers": anything.map(lambda value: json.dumps(_numbers_changed(document, value)).encode()),
-        "deep": st.just(b"[" * 100_000),
-    }
-    path.write_bytes(data.draw(ways[data.draw(st.sampled_from(sorted(ways)))]))
-    try:
-        with contextlib.suppress(StoreError):
-            again = RunStore.open(tmp_path / "run", plan)
-            again.finished_blocks()
-            again.zone(EPSG).read("landcover")
-    finally:
-        path.write_bytes(whole)
-    assert RunStore.open(tmp_path / "run", plan).finished_blocks() == {}
 
 
 def test_unknown_zones_and_windows_off_the_grid_are_refused(tmp_path: Path, plan: MapPlan) -> None:
