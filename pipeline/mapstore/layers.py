@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from zarr.codecs import ZstdCodec
@@ -16,6 +19,7 @@ from spex_core.legend import Legend
 LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means"]
 LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
 """All arrays of a zone, in the order of the block's sha256."""
+METADATA = "zarr.json"
 _ZSTD_LEVEL = 3
 
 
@@ -67,3 +71,35 @@ def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> Non
             compressors=ZstdCodec(level=_ZSTD_LEVEL, checksum=True),
             dimension_names=layer.dimensions,
         )
+
+
+def metadata_digests(folder: Path) -> dict[str, str]:
+    """sha256 (hex) of the metadata of each zone and layer, by path inside the store.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    found = sorted(path for path in folder.rglob(METADATA) if path.parent != folder)
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in found}
+
+
+def check_metadata(folder: Path, name: str, digests: Mapping[str, str]) -> None:
+    """Refuses metadata that is not, byte by byte, what the run wrote.
+
+    Another fill value, type or name of chunks would be read without an error, and would be a hole in the map.
+
+    Args:
+        folder: Of the Zarr store.
+        name: The metadata's path inside it.
+        digests: What :func:`metadata_digests` gave when the store was made.
+
+    Raises:
+        ValueError: It is something else.
+        OSError: It cannot be read.
+    """
+    if digests.get(name) != _sha256(folder / name):
+        raise ValueError(f"{name} is not what the run wrote")
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

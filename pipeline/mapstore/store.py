@@ -27,7 +27,16 @@ from zarr.errors import BaseZarrError
 from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
-from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, selection
+from pipeline.mapstore.layers import (
+    LAYERS,
+    METADATA,
+    LayerName,
+    cell_px,
+    check_metadata,
+    create_zone,
+    metadata_digests,
+    selection,
+)
 from pipeline.mapstore.refusal import write_error
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
@@ -36,11 +45,11 @@ from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
 from spex_core.durable_files import flush, flush_folder, make_folder
 from spex_core.legend import Legend
 
-STORE_SCHEMA = 2
+STORE_SCHEMA = 3
 STATE_FOLDER = ".spex"
 Check = Literal["none", "fast", "full"]
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BaseZarrError)
-"""What Zarr raises over metadata that somebody else has written."""
+_UNREADABLE = Exception
+"""What Zarr raises over metadata that somebody else has written: anything, an overflow or a recursion too."""
 
 
 def run_folder(output: str | Path, run_id: str) -> Path:
@@ -51,9 +60,21 @@ def run_folder(output: str | Path, run_id: str) -> Path:
 class ZoneStore:
     """The finished layers of one zone, read by window."""
 
-    def __init__(self, group: Any, plan: ZonePlan) -> None:
+    def __init__(self, folder: Path, plan: ZonePlan, digests: Mapping[str, str]) -> None:
+        """Use :meth:`RunStore.zone`.
+
+        Raises:
+            StoreError: The zone's group is not there, or its metadata not what the run wrote.
+        """
         self.plan = plan
-        self._group = group
+        self._folder, self._digests = folder, digests
+        try:
+            check_metadata(folder, f"{plan.grid.epsg}/{METADATA}", digests)
+            self._group: Any = zarr.open_group(folder, path=str(plan.grid.epsg), mode="r+", zarr_format=3)
+        except _UNREADABLE as error:
+            raise StoreError(
+                f"{folder} has no readable zone {plan.grid.epsg}: {error}; delete the run folder to compute it again"
+            ) from error
         self._arrays: dict[str, Any] = {}
 
     @property
@@ -68,15 +89,12 @@ class ZoneStore:
             StoreError: It is not there, or not what the plan made.
         """
         if layer not in self._arrays:
-            cell = cell_px(layer)
-            size = (-(-self.grid.height // cell), -(-self.grid.width // cell))
             try:
+                check_metadata(self._folder, f"{self.grid.epsg}/{layer}/{METADATA}", self._digests)
                 array = self._group[layer]
-                if array.shape[-2:] != size:
-                    raise ValueError(f"its size is {array.shape}, and not {size} at the end")
             except _UNREADABLE as error:
                 raise StoreError(
-                    f"layer {layer!r} of EPSG:{self.grid.epsg} in {self._group.store_path} cannot be opened: {error}; "
+                    f"layer {layer!r} of EPSG:{self.grid.epsg} in {self._folder} cannot be opened: {error}; "
                     "delete the run folder to compute it again"
                 ) from error
             self._arrays[layer] = array
@@ -101,7 +119,7 @@ class ZoneStore:
             raise StoreError(f"{window} lies outside the grid of EPSG:{self.grid.epsg} ({self.grid})")
         try:
             return np.asarray(self.array(layer)[selection(layer, window)])
-        except (RuntimeError, ValueError, OSError, BaseZarrError) as error:
+        except _UNREADABLE as error:
             raise StoreError(f"layer {layer!r} of EPSG:{self.grid.epsg}, {window}: cannot be read: {error}") from error
 
 
@@ -140,6 +158,7 @@ class RunStore:
             root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
             for zone in plan.zones:
                 create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend)
+            root.attrs.update({"metadata_sha256": metadata_digests(store.zarr_path)})
             write_plan(plan, folder / "plan.json")  # last: a folder with a plan has a complete structure
         except OSError as error:
             raise OutputError(f"run folder {folder} cannot be written: {error}") from error
@@ -191,11 +210,7 @@ class RunStore:
             plans = [zone for zone in self.plan.zones if zone.grid.epsg == epsg]
             if not plans:
                 raise StoreError(f"run {self.plan.run_id} has no zone EPSG:{epsg}")
-            try:
-                group = zarr.open_group(self.zarr_path, path=str(epsg), mode="r+", zarr_format=3)
-            except _UNREADABLE as error:
-                raise StoreError(f"{self.zarr_path} has no readable zone {epsg}: {error}") from error
-            self._zones[epsg] = ZoneStore(group, plans[0])
+            self._zones[epsg] = ZoneStore(self.zarr_path, plans[0], self._metadata_digests)
         return self._zones[epsg]
 
     # --- blocks ---------------------------------------------------------------------------------------------------
@@ -321,12 +336,25 @@ class RunStore:
         except (OSError, StoreError):
             return False  # computed again rather than complained about: that mends it
 
-    def _check_structure(self) -> None:
+    @functools.cached_property
+    def _attributes(self) -> Mapping[str, Any]:
+        """Of the whole store.
+
+        Raises:
+            StoreError: They cannot be read.
+        """
         try:
-            attributes: Mapping[str, Any] = zarr.open_group(self.zarr_path, mode="r", zarr_format=3).attrs
-            schema, run_id = attributes.get("schema"), attributes.get("run_id")
+            return dict(zarr.open_group(self.zarr_path, mode="r", zarr_format=3).attrs)
         except _UNREADABLE as error:
             raise StoreError(f"{self.zarr_path} is not a readable Zarr v3 group: {error}") from error
+
+    @property
+    def _metadata_digests(self) -> Mapping[str, str]:
+        digests = self._attributes.get("metadata_sha256")
+        return digests if isinstance(digests, dict) else {}
+
+    def _check_structure(self) -> None:
+        schema, run_id = self._attributes.get("schema"), self._attributes.get("run_id")
         if schema != STORE_SCHEMA or run_id != self.plan.run_id:
             raise StoreError(
                 f"{self.zarr_path} holds run {run_id}, schema {schema}; expected {self.plan.run_id}, {STORE_SCHEMA}: "
