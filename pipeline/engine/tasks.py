@@ -92,7 +92,8 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
     Returns:
         int16 ``[I, h, w]``: round(10000 * index), clipped to the type; -32768 where the index is not known.
     """
-    if np.isnan(reflectance[[BAND_INDEX["B08"], BAND_INDEX["B8A"]]]).any():  # source.bands may leave one out
+    wide, narrow = (np.isnan(reflectance[BAND_INDEX[name]]) for name in ("B08", "B8A"))
+    if (wide != narrow).any():  # source.bands may leave one out
         reflectance = with_either_near_infrared(reflectance)
     layers = np.empty((len(SPECTRAL_INDICES), *reflectance.shape[1:]), np.int16)
     limit = np.float32(np.iinfo(np.int16).max)

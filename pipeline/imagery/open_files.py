@@ -7,6 +7,7 @@ every time, and its tiles on the border of two windows would be fetched and deco
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import threading
 from collections import OrderedDict
@@ -73,4 +74,5 @@ class OpenFiles:
 
 
 open_files = OpenFiles()
+atexit.register(open_files.close)  # before GDAL and rasterio are half gone
 """Those of this process."""

@@ -46,9 +46,11 @@ def load(
     """
     if not scenes:
         return np.empty((0, len(names), window.height, window.width), np.float32)
-    lazy = lazy_stack(scenes, names, grid, window, door)
-    # Local files are read one after the other: this code already runs in one of many worker processes.
+    # Local files are read one after the other: this code already runs in one of many worker processes. In one chunk,
+    # because joining many is one more pass over all pixels.
     remote = any(local_path(scene.assets[name].href) is None for scene in scenes for name in names)
+    together = (1, 1) if remote else (len(scenes), len(names))
+    lazy = lazy_stack(scenes, names, grid, window, door, together)
     scheduler = {"scheduler": "threads", "num_workers": REMOTE_READS} if remote else {"scheduler": "synchronous"}
     with dask.config.set(scheduler):
         values: _Float = np.asarray(lazy.data.compute(), np.float32)
@@ -68,10 +70,12 @@ def lazy_stack(
     grid: ZoneGrid,
     window: Window,
     door: AssetDoor | None = None,
+    together: tuple[int, int] = (1, 1),
 ) -> xr.DataArray:
     """Files on a window's pixels, not read yet: dims (time, band, y, x); what the window does not touch is left out.
 
     Reflectance is interpolated bilinearly where files are coarser than the grid, classes by nearest neighbour.
+    ``together`` is how many scenes and bands make one chunk, which is read file by file.
     """
     bounds = geobox(grid, window).boundingbox.bbox
     within = (grid.epsg, bounds)
@@ -92,7 +96,7 @@ def lazy_stack(
         fill_value=np.float32(np.nan),
         rescale=False,
         resampling=Resampling.nearest if SCL in names else Resampling.bilinear,
-        chunksize=(1, 1, window.height, window.width),
+        chunksize=(*together, window.height, window.width),
         sortby_date=False,
         xy_coords=False,
         properties=False,

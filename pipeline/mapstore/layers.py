@@ -20,7 +20,8 @@ LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_m
 LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
 """All arrays of a zone, in the order of the block's sha256."""
 METADATA = "zarr.json"
-_ZSTD_LEVEL = 3
+_ZSTD_LEVEL = 1
+"""Half the time of level 3 for one percent more bytes."""
 
 
 @dataclass(frozen=True)

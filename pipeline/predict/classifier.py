@@ -119,16 +119,16 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
         tile: float32 ``[10, H, W]``; NaN where there is no measurement.
 
     Returns:
-        A copy with each NaN replaced by the mean of its band over the tile's valid pixels; None if there is nothing to
-        classify. A band without a single valid pixel, where others have some, is one that the run does not read
-        (``source.bands``): it stays NaN.
+        The tile with each NaN replaced by the mean of its band over the tile's valid pixels (the tile itself where none
+        is missing); None if there is nothing to classify. A band without a single valid pixel, where others have some,
+        is one that the run does not read (``source.bands``): it stays NaN.
     """
     valid = np.isfinite(tile)
-    counts = valid.sum(axis=(1, 2))
+    counts = np.array([np.count_nonzero(band) for band in valid])
     if not counts.any():
         return None
-    if valid.all():
-        return tile.copy()
+    if (counts == valid[0].size).all():
+        return tile
     sums = np.where(valid, tile, 0).sum(axis=(1, 2), dtype=np.float64)
     means = (sums / np.maximum(counts, 1)).astype(np.float32)
     means[counts == 0] = np.nan

@@ -302,18 +302,19 @@ def finalise(
             f"{len(legend)} classes on one grid"
         )
     known = mask & (valid_count > 0) & np.isfinite(scores).all(axis=0)
-    clean = np.where(known, scores, np.float32(0.0))
-    np.clip(clean, 0.0, 1.0, out=clean)
+    clean = np.clip(scores, np.float32(0.0), np.float32(1.0))
     # Channel by channel, several times faster than argmax over the first axis; a tie goes to the lowest channel.
     top = clean[0].copy()
-    landcover = np.full(top.shape, legend.codes[0], np.uint8)
-    for code, channel in zip(legend.codes[1:], clean[1:], strict=True):
-        np.copyto(landcover, np.uint8(code), where=channel > top)
-        np.maximum(top, channel, out=top)
-    percent = np.rint(top * np.float32(100.0)).astype(np.uint8)
+    highest = np.zeros(top.shape, np.uint8)
+    for index, channel in enumerate(clean[1:], start=1):
+        np.maximum(highest, (channel > top).view(np.uint8) * np.uint8(index), out=highest)
+        np.fmax(top, channel, out=top)
+    landcover = np.array(legend.codes, np.uint8)[highest]
+    top *= np.float32(100.0)
     clean *= np.float32(SCORE_SCALE)
-    return BlockLayers(
-        scores=np.rint(clean, out=clean).astype(np.uint8),
-        landcover=np.where(known, landcover, np.uint8(legend.nodata)),
-        confidence=np.where(known, percent, np.uint8(CONFIDENCE_NODATA)).astype(np.uint8),
-    )
+    with np.errstate(invalid="ignore"):  # of what is not known, which is overwritten
+        percent, stored = (np.rint(values, out=values).astype(np.uint8) for values in (top, clean))
+    unknown = ~known
+    landcover[unknown], percent[unknown] = legend.nodata, CONFIDENCE_NODATA
+    stored[:, unknown] = 0
+    return BlockLayers(stored, landcover, percent)

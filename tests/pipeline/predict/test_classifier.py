@@ -76,12 +76,19 @@ def test_missing_pixels_become_the_mean_of_their_band() -> None:
     assert np.array_equal(filled[:, 1:], tile[:, 1:])
 
 
-def test_a_whole_tile_is_copied_because_models_may_write_into_their_input() -> None:
+def test_a_whole_tile_is_taken_as_it_is_and_the_model_gets_a_copy_that_it_may_write_into() -> None:
+    class Overwrites(IndexRules):
+        def device_scores(self, pixels: np.ndarray) -> np.ndarray:
+            assert not np.shares_memory(pixels, tile)
+            scores = super().device_scores(pixels)
+            pixels[:] = 7.0
+            return scores
+
     tile = tiles(0.5)[0]
-    filled = fill_invalid(tile)
-    assert filled is not None
-    assert np.array_equal(filled, tile)
-    assert not np.shares_memory(filled, tile)
+    before = tile.copy()
+    assert fill_invalid(tile) is tile
+    list(scored_tiles(Overwrites(LEGEND), [tile], classes=len(LEGEND), batch=MicroBatch(1)))
+    assert np.array_equal(tile, before)
 
 
 def test_a_tile_without_any_pixel_is_nothing_to_classify() -> None:
