@@ -1,6 +1,6 @@
 """What does the engine cost beside its model, and how fast are others with the same model?
 
-    python -m benchmarks.pipeline [--quick] [--size 5490] [--dates 2] [--checkpoint NAME] [--peers all|none|NAME,...]
+    python -m benchmarks.pipeline [--quick] [--size 5488] [--dates 2] [--checkpoint NAME] [--peers all|none|NAME,...]
 
 A simulated scene is mapped end to end by ``spex run`` in a process of its own, and watched from outside: wall time, CPU
 time and peak memory of every process. Beside it, in the same minutes, on the same machine: the model alone, fed from
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZE_PX} px and one peer; under five minutes")
-    parser.add_argument("--size", type=int, default=5490, help="side of the scene, px; a whole granule has 10980")
+    parser.add_argument("--size", type=int, default=5488, help="side of the scene, px: a quarter of a granule, which has 10980")
     parser.add_argument("--dates", type=int, default=2, help="scenes of the same place")
     parser.add_argument("--actors", type=int, default=os.cpu_count() or 1, help="model actors, one thread each")
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, help="built-in name or folder")
