@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZE_PX} px and one peer; under five minutes")
-    parser.add_argument("--size", type=int, default=5488, help="side of the scene, px: a quarter of a granule, which has 10980")
+    parser.add_argument("--size", type=int, default=5488, help="side of the scene, px; a granule has 10980")
     parser.add_argument("--dates", type=int, default=2, help="scenes of the same place")
     parser.add_argument("--actors", type=int, default=os.cpu_count() or 1, help="model actors, one thread each")
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, help="built-in name or folder")

@@ -3,7 +3,8 @@
 FILE is a training file (see workflows/examples/slim_detail.yaml): ``model.init`` names the checkpoint to be slimmed,
 whose ``mask_detail`` is ``full``; ``sources`` and ``optimiser`` give the views to learn from, its one stage their
 number. The new branch (``half``, see :mod:`spex_core.detail`) and the layer that weighs its features learn to give the
-checkpoint's own scores; everything else stays as it is, to the bit. No label is used, so any imagery serves.
+checkpoint's own scores; everything else stays as it is, to the bit. No label is needed, so any imagery serves; labels
+that are certain (simulated ones, not a teacher's opinion) have a say beside the checkpoint.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import math
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.console import Console
 
 from pipeline.errors import BadInputError, ConfigError
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 DETAIL_CHANNELS = 16
 RECORD_EVERY = 50
+LABEL_SAY = 0.3
+"""Weight of the labels' cross-entropy beside the divergence from the checkpoint's scores."""
+CERTAIN = 0.99
+"""Probability from which on a label is no opinion."""
 
 
 def slim(file: TrainFile, progress: Progress) -> SpexForLandCover:
@@ -78,10 +83,11 @@ def slim(file: TrainFile, progress: Progress) -> SpexForLandCover:
     with torch.inference_mode():
         prompts = teacher.class_word_prompts(legend)
     progress.start("distilling", span.stage.steps, "steps")
-    total, began = 0.0, time.monotonic()
+    total, began = np.zeros(2), time.monotonic()
     batches = step_batches(recipe, span.stage, span.steps, loaders=file.compute.loaders)
     for step, batch in zip(span.steps, batches, strict=True):
-        loss = _disagreement(teacher, student, prompts.clone(), batch)
+        divergence, surprise = _losses(teacher, student, prompts.clone(), batch)
+        loss = divergence + LABEL_SAY * surprise
         optimiser.param_groups[0]["lr"] = span.learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -90,14 +96,15 @@ def slim(file: TrainFile, progress: Progress) -> SpexForLandCover:
         decay = min(config.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(average, learning, 1 - decay)
-        total += float(loss.detach())
-        if not math.isfinite(total):
+        total += [float(divergence.detach()), float(surprise.detach())]
+        if not np.isfinite(total).all():
             raise ConfigError(f"the loss is not finite at step {step + 1}; lower optimiser.learning_rate")
         progress.advance()
         if (step + 1) % RECORD_EVERY == 0:
             seconds = time.monotonic() - began
-            progress.say(json.dumps({"step": step + 1, "divergence": total / RECORD_EVERY, "seconds": round(seconds)}))
-            total = 0.0
+            means = dict(zip(("divergence", "surprise"), (total / RECORD_EVERY).tolist(), strict=True))
+            progress.say(json.dumps({"step": step + 1, **means, "seconds": round(seconds)}))
+            total[:] = 0.0
     with torch.no_grad():
         for weight, mean in zip(learning, average, strict=True):
             weight.copy_(mean)
@@ -127,8 +134,11 @@ def with_half_detail(teacher: SpexForLandCover) -> SpexForLandCover:
     return student.eval()
 
 
-def _disagreement(teacher: SpexForLandCover, student: SpexForLandCover, prompts: Tensor, batch: StepBatch) -> Tensor:
-    """Mean Kullback-Leibler divergence of the student's scores from the teacher's, over pixels."""
+def _losses(
+    teacher: SpexForLandCover, student: SpexForLandCover, prompts: Tensor, batch: StepBatch
+) -> tuple[Tensor, Tensor]:
+    """Means over pixels: Kullback-Leibler divergence of the student's scores from the teacher's, and surprise (cross-
+    entropy) at labels that are certain."""
     import torch
 
     pixels = batch.reflectance
@@ -142,7 +152,11 @@ def _disagreement(teacher: SpexForLandCover, student: SpexForLandCover, prompts:
         wanted = (teacher.mask_decoder(embedding, prompts, detail) / teacher.config.temperature).log_softmax(dim=1)
     detail = _of(student.detail)(inputs, levels, aggregated)
     found = (student.mask_decoder(embedding, prompts, detail) / teacher.config.temperature).log_softmax(dim=1)
-    return (wanted.exp() * (wanted - found)).sum(1).mean()
+    divergence = (wanted.exp() * (wanted - found)).sum(1).mean()
+    probability, label = batch.target.max(dim=1)
+    certain = (probability >= CERTAIN) & (batch.weight > 0)
+    surprise = -found.gather(1, label[:, None])[:, 0] * certain
+    return divergence, surprise.sum() / certain.sum().clamp(min=1)
 
 
 def _of(detail: nn.Module | None) -> nn.Module:

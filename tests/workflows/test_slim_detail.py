@@ -12,10 +12,12 @@ import torch
 import yaml
 
 from pipeline.training.config import TrainFile
+from spex_core.batches import StepBatch
 from spex_core.legend import Legend
 from spex_core.modeling import SpexForLandCover
 from spex_core.training_state import write_half_precision
 from tests.spex_core.conftest import build_tiny_model
+from workflows import slim_detail
 from workflows.slim_detail import main, with_half_detail
 
 
@@ -44,8 +46,9 @@ def teacher(tmp_path: Path) -> SpexForLandCover:
 
 
 def test_it_learns_the_scores_and_leaves_the_rest_alone(
-    teacher: SpexForLandCover, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    teacher: SpexForLandCover, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(slim_detail, "LABEL_SAY", 0.0)  # this checkpoint has learnt nothing: labels would lead away
     caplog.set_level(logging.INFO)
     file = training_file(tmp_path)
     assert main([str(file), "--output", str(tmp_path / "slim")]) == 0
@@ -58,6 +61,34 @@ def test_it_learns_the_scores_and_leaves_the_rest_alone(
     for name, value in student.state_dict().items():
         if not name.startswith(("detail.", "mask_decoder.detail_hyper.")):
             assert torch.equal(value, before[name]), name
+
+
+def test_labels_speak_where_they_are_certain(teacher: SpexForLandCover) -> None:
+    legend = Legend.from_yaml()
+    target = torch.zeros(1, len(legend), 64, 64)
+    target[:, 0, :32], target[:, 1, 32:] = 1.0, 1.0
+    weight = torch.ones(1, 64, 64)
+    bands = torch.rand(1, 10, 64, 64, generator=torch.Generator().manual_seed(0)) * 0.4
+    prompts = teacher.class_word_prompts(legend).detach()
+
+    def surprise(target: torch.Tensor, weight: torch.Tensor) -> float:
+        batch = StepBatch(bands, target, weight, torch.full((1, 10), 10.0), None, None)
+        divergence, found = slim_detail._losses(teacher, with_half_detail(teacher), prompts, batch)
+        assert divergence > 0
+        return float(found)
+
+    torch.manual_seed(0)  # of the new branch
+    everywhere = surprise(target, weight)
+    weight[:, 32:] = 0.0
+    torch.manual_seed(0)
+    assert surprise(target, weight) != pytest.approx(everywhere, rel=1e-3)
+    half = target.clone()
+    half[:, :, 32:] = 0.5 * target[:, :, 32:] + 0.5 / len(legend)  # a teacher's opinion
+    torch.manual_seed(0)
+    unsure = surprise(half, torch.ones(1, 64, 64))
+    torch.manual_seed(0)
+    assert unsure == surprise(target, weight)
+    assert surprise(target * 0.7, torch.ones(1, 64, 64)) == 0.0
 
 
 def test_the_example_is_a_file_that_it_takes() -> None:
