@@ -8,20 +8,35 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.engine.budget import StoreNeed
+from pipeline.engine.executor import Capacity
 from pipeline.engine.local_ray import local_ray
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, ConfigError
 from pipeline.imagery import gdal_settings
 from pipeline.machine.interruption import handlers_kept, interruptible
-from pipeline.settings.run_file import ComputeConfig
+from pipeline.machine.memory import shareable_bytes
+from pipeline.machine.progress import size_text
+from pipeline.planning.rates import local_actors
+from pipeline.settings.run_file import DEFAULT_STORE_MB, ComputeConfig
 
 ACTOR_CPUS_PER_THREAD = 0.5
 TASK_CPUS = 0.25
+STORE_SHARE = 0.75
+"""Of an object store that blocks on their way may fill: Ray spills from 0.8 on, and has objects of its own there."""
+COPIES = 2
+"""On several nodes: what one needs of another lies in both for a while, and they do not fill evenly."""
+STORE_OF_MEMORY = 0.3
+"""Of the free memory that the store of a local Ray takes at most, unless the run file says how much."""
+
+Node = Mapping[str, float]
+"""Resources of a node, as Ray names them: ``CPU``, ``GPU``, ``object_store_memory`` (bytes)."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,57 @@ def worker_environment(threads: int) -> dict[str, str]:
         environment[name] = str(threads)
     # A map is made from what the plan names; nothing is fetched from a model hub behind its back.
     return {**environment, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+
+
+def store_room(nodes: Sequence[Node]) -> int:
+    """Bytes of blocks on their way that the object stores of nodes with workers have room for, a margin left."""
+    stores = [node.get("object_store_memory", 0.0) for node in nodes if node.get("CPU", 0.0) > 0]
+    return int(STORE_SHARE * sum(stores) / (COPIES if len(stores) > 1 else 1))
+
+
+def local_store_mb(compute: ComputeConfig, need: StoreNeed | None, shareable: int) -> int:
+    """Object store of a local Ray, MiB: what the run file says, else what the plan wants and the machine can share.
+
+    Args:
+        compute: The run file's section.
+        need: What the plan asks of the store; None: not a map.
+        shareable: Memory that processes could share now, bytes.
+
+    Raises:
+        ConfigError: It is too small for a single block of the plan.
+    """
+    chosen = compute.object_store_mb or DEFAULT_STORE_MB
+    if need is None:
+        return chosen
+    if compute.object_store_mb is None:
+        wanted = need.wanted(local_actors(compute) * (1 + compute.prefetch))
+        chosen = max(chosen, min(_store_mb_for(wanted), int(STORE_OF_MEMORY * shareable / 2**20)))
+    if chosen < (least := _store_mb_for(need.least)):
+        why = "compute.object_store_mb is" if compute.object_store_mb else "this machine can give the object store"
+        raise ConfigError(
+            f"{why} {chosen} MB, but one block of this plan and its neighbours take {least}: "
+            "set it to so much or more, or make tiling.block_px smaller"
+        )
+    return chosen
+
+
+def _store_mb_for(held_bytes: int) -> int:
+    return math.ceil(held_bytes / STORE_SHARE / 2**20)
+
+
+def capacity(compute: ComputeConfig, nodes: Sequence[Node]) -> Capacity:
+    """What nodes carry."""
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    if compute.gpus_per_actor > 0:
+        actors = int(gpus / compute.gpus_per_actor + 1e-6)
+    else:
+        actors = int(cpus / compute.threads_per_actor + 1e-6)
+    return Capacity(actors, store_room(nodes))
+
+
+def capacity_of(ray: Any, compute: ComputeConfig) -> Capacity:
+    """What the cluster that this process is connected to carries now."""
+    return capacity(compute, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def default_actors(compute: ComputeConfig, cpus: float, gpus: float) -> int:
@@ -69,7 +135,7 @@ def actor_resources(compute: ComputeConfig) -> dict[str, float]:
 
 
 @contextmanager
-def connected(compute: ComputeConfig) -> Iterator[Cluster]:
+def connected(compute: ComputeConfig, need: StoreNeed | None = None) -> Iterator[Cluster]:
     """Yields a usable Ray and leaves the machine as it was.
 
     A Ray that this process has already initialised is used and left running. With ``compute.address`` a running
@@ -77,8 +143,13 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
     statistics, behind a token of its own, and stopped at the end, see :mod:`pipeline.engine.local_ray`. Meanwhile
     SIGTERM and SIGHUP raise KeyboardInterrupt, unless the process has handlers of its own or ignores them.
 
+    Args:
+        compute: The run file's section.
+        need: What the plan asks of the object store; None: not a map.
+
     Raises:
         ClusterError: Ray cannot be started or joined, or has too few GPUs.
+        ConfigError: Its object store has no room for a single block of the plan.
     """
     # Before the import: Ray reads them when it is loaded. This product sends no telemetry.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -87,7 +158,7 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
     import ray
 
     if ray.is_initialized():
-        yield _describe(ray, compute, local=False)
+        yield _describe(ray, compute, need, local=False)
         return
     environment = worker_environment(compute.threads_per_actor)
     with contextlib.ExitStack() as stack:
@@ -96,8 +167,9 @@ def connected(compute: ComputeConfig) -> Iterator[Cluster]:
             stack.callback(ray.shutdown)
             _join(ray, compute.address, environment)
         else:
-            stack.enter_context(local_ray(ray, compute, environment))
-        yield _describe(ray, compute, local=compute.address is None)
+            store_mb = local_store_mb(compute, need, shareable_bytes())
+            stack.enter_context(local_ray(ray, compute, environment, store_mb))
+        yield _describe(ray, compute, need, local=compute.address is None)
 
 
 def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
@@ -116,7 +188,23 @@ def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
         ) from error
 
 
-def _describe(ray: Any, compute: ComputeConfig, *, local: bool) -> Cluster:
+def check_store(need: StoreNeed, carried: Capacity) -> None:
+    """Refuses a plan of which not one block fits. Where no machine is there yet, nothing is known.
+
+    Raises:
+        ConfigError: The message says what would help.
+    """
+    if carried.actors and carried.store_bytes < need.least:
+        raise ConfigError(
+            f"the object stores of this Ray have room for {size_text(carried.store_bytes)} of blocks on their way, but "
+            f"one block of this plan and its neighbours take {size_text(need.least)}: make tiling.block_px smaller, or "
+            "start its nodes with a larger --object-store-memory"
+        )
+
+
+def _describe(ray: Any, compute: ComputeConfig, need: StoreNeed | None, *, local: bool) -> Cluster:
+    if need is not None:
+        check_store(need, capacity_of(ray, compute))
     resources = ray.cluster_resources()
     cpus, gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
     actors = compute.actors or default_actors(compute, cpus, gpus)

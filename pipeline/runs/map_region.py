@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.budget import plan_need
 from pipeline.engine.cluster import connected
 from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
@@ -114,7 +115,7 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
         journal.append(RunStarted(_now(), plan.run_id, len(finished)))
         try:
             progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
-            with connected(config.compute) as cluster:
+            with connected(config.compute, plan_need(plan, len(prepared.legend), finished)) as cluster:
                 progress.say(cluster.description)
                 report = run_blocks(
                     plan,

@@ -126,6 +126,9 @@ class TilingConfig(Section):
         return self.overlap_px // 4 if self.margin_px is None else self.margin_px
 
 
+DEFAULT_STORE_MB = 1024
+
+
 class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
@@ -142,8 +145,9 @@ class ComputeConfig(Section):
     """Attempts per block before it is recorded as missing."""
     answer_within_s: float = Field(default=3600.0, gt=0)
     """A read, classification or write that has not answered after so many seconds is ended and counts as an attempt."""
-    object_store_mb: int = Field(default=1024, ge=128)
-    """Shared memory of a local Ray."""
+    object_store_mb: int | None = Field(default=None, ge=128)
+    """Shared memory of a local Ray, MiB: blocks on their way lie there. Default: what the plan wants, at least 1024 and
+    at most three tenths of the free memory."""
     address: str | None = None
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
 

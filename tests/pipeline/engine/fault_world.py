@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.engine.budget import Sizes
-from pipeline.engine.executor import CallFailedError, ClassifyAnswer, Executor, ReadAnswer, Reference, Trouble
+from pipeline.engine.executor import CallFailedError, Capacity, ClassifyAnswer, Executor, ReadAnswer, Reference, Trouble
 from pipeline.engine.tasks import BlockReport, ReadReport
 from pipeline.engine.work import Key
 from pipeline.machine.memory import ProcessMemory
@@ -30,7 +30,14 @@ class World(Executor):
     """See the module. ``rates`` are probabilities per call, for machines per turn of the weather."""
 
     def __init__(
-        self, seed: int, blocks: dict[Key, Block], sizes: dict[Key, Sizes], *, machines: int, faults: bool
+        self,
+        seed: int,
+        blocks: dict[Key, Block],
+        sizes: dict[Key, Sizes],
+        *,
+        machines: int,
+        faults: bool,
+        store_bytes: int = 2**60,
     ) -> None:
         self.random = random.Random(seed)
         draw = self.random
@@ -38,6 +45,7 @@ class World(Executor):
         self.quiet_after = draw.choice((50.0, 2_000.0, 40_000.0))
         """From then on nothing new goes wrong: a run must come to its end."""
         self.sizes = sizes
+        self.store_bytes = store_bytes
         self.empty = {key for key in sorted(blocks) if draw.random() < draw.choice((0.0, 0.0, 0.2))}
         self.poisoned: dict[str, set[Key]] = {
             kind: {key for key in sorted(blocks) if draw.random() < self.rates[f"block poisons {kind}"]}
@@ -216,6 +224,9 @@ class World(Executor):
                 self._fail_later(call, Trouble.WORKER, "a finisher died")
             else:
                 self._answer_later(call, BlockReport("0" * 64, 1.0, _memory(call.machine)))
+
+    def capacity(self) -> Capacity:
+        return Capacity(1, self.store_bytes)
 
     def hire(self) -> tuple[Actor, Reference]:
         load = self._ref("load", (-1, -1))

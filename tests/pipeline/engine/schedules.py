@@ -22,9 +22,9 @@ from typing import Any
 import shapely
 
 from pipeline.engine import driver
-from pipeline.engine.budget import Sizes, block_sizes
+from pipeline.engine.budget import Sizes, block_sizes, store_need
 from pipeline.engine.driver import MAX_LOSSES, Engine
-from pipeline.engine.work import Ending, Key, Work
+from pipeline.engine.work import Ending, Key, Work, open_work
 from pipeline.errors import ClusterError
 from pipeline.machine.progress import LogProgress
 from pipeline.mapstore.journal import BlockFailed, BlockFinished
@@ -105,7 +105,9 @@ def play(seed: int) -> Outcome:
     }
     config = run_config(compute=compute, tiling=TILING.model_dump())
     actors, readers = draw.choice((1, 1, 2, 4)), draw.choice((1, 2, 5))
-    world = World(seed, blocks, sizes, machines=draw.choice((1, 2, 4)), faults=draw.random() < 0.97)
+    machines, faults = draw.choice((1, 2, 4)), draw.random() < 0.97
+    store_bytes = draw_store(draw, plan, sizes, finished)
+    world = World(seed, blocks, sizes, machines=machines, faults=faults, store_bytes=store_bytes)
     journal, progress = Journal(), Quiet()
     with _sizes_known(sizes):
         engine = Engine(plan, config, LEGEND, actors, readers, world, journal, progress, finished)  # type: ignore[arg-type]
@@ -118,6 +120,12 @@ def play(seed: int) -> Outcome:
     ended.look(lost_cluster)
     failed = any(isinstance(record, BlockFailed) or record.incomplete for record in journal.records)
     return Outcome("cluster lost" if lost_cluster else "partial" if failed else "complete", dict(world.happened))
+
+
+def draw_store(draw: random.Random, plan: MapPlan, sizes: dict[Key, Sizes], finished: frozenset[Key]) -> int:
+    """Room in the object stores: ample, the least with which the plan can be mapped, or in between."""
+    need = store_need(open_work(plan, finished), sizes)
+    return draw.choice((2**60, need.least, draw.randint(need.least, max(need.least, need.wanted(2)))))
 
 
 class _sizes_known:
@@ -222,9 +230,10 @@ class Ended:
                 continue
             # A reading may have been for a neighbour that was given up meanwhile.
             in_vain = sum(taker.ending is Ending.FAILED for taker in self._takers(key))
-            cause = world.failures["read"][key] + world.losses[key] + in_vain
+            aside = sum(taker.times_aside for taker in self._takers(key))
+            cause = world.failures["read"][key] + world.losses[key] + in_vain + aside
             assert reads <= 1 + cause, f"block {key} was read {reads} times"
-            again = world.failures["classify"][key] + world.losses[key]
+            again = world.failures["classify"][key] + world.losses[key] + aside
             assert classified <= 1 + again, f"block {key} was classified {classified} times"
         for counter in world.failures.values():
             assert all(count <= self.attempts + MAX_LOSSES + 2 * self.actors + 99 for count in counter.values())
@@ -239,12 +248,10 @@ class Ended:
         return sum(self.world.losses[key[0], need] for need in self.blocks[key].needs)
 
     def _memory_was_bounded(self) -> None:
-        report, budget = self.engine.report, self.engine.budget_bytes
-        largest = max((size.total for size in self.world.sizes.values()), default=0)
-        assert report.held_peak_bytes <= budget + largest
-        assert self.world.peak_bytes <= budget + largest, (
-            f"{self.world.peak_bytes} bytes were held, the plan allows {budget}"
-        )
+        budget = self.engine.room.budget_bytes
+        assert budget <= max(self.world.store_bytes, self.engine.need.least)
+        assert self.engine.report.held_peak_bytes <= budget
+        assert self.world.peak_bytes <= budget, f"{self.world.peak_bytes} bytes were held, there is room for {budget}"
 
 
 def play_many(seeds: range) -> tuple[Counter[str], Counter[str], list[tuple[int, str]]]:

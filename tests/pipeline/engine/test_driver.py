@@ -207,7 +207,7 @@ def test_an_undisturbed_run_does_everything_once() -> None:
     for kind in ("read", "classify", "finish"):
         assert set(world.calls[kind].values()) == {1}
         assert len(world.calls[kind]) == 16
-    assert world.peak_bytes <= engine.budget_bytes
+    assert world.peak_bytes <= engine.room.budget_bytes
 
 
 def test_peak_memory_is_of_processes_that_lived_together() -> None:

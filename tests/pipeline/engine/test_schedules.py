@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import driver
 from pipeline.engine.crew import Crew
 from pipeline.engine.driver import Engine
 from pipeline.engine.pending import Pending
+from pipeline.engine.store_room import StoreRoom
 from pipeline.engine.work import Ending, Work, Worklist
 from tests.pipeline.engine.machines import FAULTS
 from tests.pipeline.engine.schedules import play, play_many
@@ -78,7 +78,9 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "leaves neighbours of a lost block waiting": (Engine, "_give_up", _gives_up_alone),
     "holds pieces of written blocks": (Worklist, "let_go", _lets_nothing_go),
     "loses the block behind": (Crew, "_put_back", _forgets_the_waiting),
-    "holds as much as comes": (driver, "budget_bytes", lambda *_: 0),
+    "holds as much as comes": (StoreRoom, "fits", lambda *_: True),
+    "never makes room": (StoreRoom, "make", lambda *_: None),
+    "never recalls who made room": (StoreRoom, "recall", lambda *_: []),
 }
 
 
