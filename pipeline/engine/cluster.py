@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from pipeline.engine.budget import StoreNeed
@@ -34,6 +35,8 @@ COPIES = 2
 """On several nodes: what one needs of another lies in both for a while, and they do not fill evenly."""
 STORE_OF_MEMORY = 0.3
 """Of the free memory that the store of a local Ray takes at most, unless the run file says how much."""
+
+ROUNDING = 1e-6
 
 Node = Mapping[str, float]
 """Resources of a node, as Ray names them: ``CPU``, ``GPU``, ``object_store_memory`` (bytes)."""
@@ -97,35 +100,62 @@ def _store_mb_for(held_bytes: int) -> int:
     return math.ceil(held_bytes / STORE_SHARE / 2**20)
 
 
+def actors_on(compute: ComputeConfig, node: Node) -> int:
+    """Model actors that a node carries beside a reader. An actor has its GPUs on one node, its fraction on one GPU."""
+    cpus, gpus, each = node.get("CPU", 0.0), node.get("GPU", 0.0), compute.gpus_per_actor
+    if each <= 0:
+        return int(cpus / compute.threads_per_actor + ROUNDING)
+    lent = int(gpus) * int(1 / each + ROUNDING) if each < 1 else int(gpus / each)
+    beside_a_reader = int((cpus - TASK_CPUS) / actor_resources(compute)["num_cpus"] + ROUNDING)
+    return max(0, min(lent, beside_a_reader))
+
+
 def capacity(compute: ComputeConfig, nodes: Sequence[Node]) -> Capacity:
     """What nodes carry."""
-    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
-    if compute.gpus_per_actor > 0:
-        actors = int(gpus / compute.gpus_per_actor + 1e-6)
-    else:
-        actors = int(cpus / compute.threads_per_actor + 1e-6)
-    return Capacity(actors, store_room(nodes))
+    return Capacity(sum(actors_on(compute, node) for node in nodes), store_room(nodes))
 
 
 def capacity_of(ray: Any, compute: ComputeConfig) -> Capacity:
     """What the cluster that this process is connected to carries now."""
-    return capacity(compute, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    return capacity(compute, _resources(ray))
 
 
-def default_actors(compute: ComputeConfig, cpus: float, gpus: float) -> int:
-    """Number of actors that a cluster of ``cpus`` cores and ``gpus`` GPUs carries.
+def default_actors(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
+    """Number of actors that a cluster of these nodes carries; one at least, where it is of CPUs.
 
     Raises:
-        ClusterError: Actors want GPUs and the cluster has too few for one.
+        ConfigError: Actors want GPUs and no node carries one.
     """
-    if compute.gpus_per_actor > 0:
-        if gpus < compute.gpus_per_actor:
-            raise ClusterError(
-                f"compute.gpus_per_actor is {compute.gpus_per_actor:g} but Ray sees {gpus:g} GPUs; "
-                "set it to 0 to run on CPUs, or join a cluster with GPUs (--address)"
-            )
-        return max(1, int(gpus / compute.gpus_per_actor + 1e-6))
-    return max(1, int(cpus / compute.threads_per_actor + 1e-6))
+    carried = capacity(compute, nodes).actors
+    if compute.gpus_per_actor <= 0:
+        return max(1, carried)
+    if not carried:
+        each = actor_resources(compute)
+        seen = " and ".join(f"{sum(node.get(kind, 0.0) for node in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+        raise ConfigError(
+            f"compute.gpus_per_actor is {compute.gpus_per_actor:g} but Ray sees {seen}, and no machine with the "
+            f"{each['num_cpus'] + TASK_CPUS:g} CPUs and {each['num_gpus']:g} GPUs of an actor and a reader; "
+            "set it to 0 to run on CPUs, or join a cluster with GPUs (--address)"
+        )
+    return carried
+
+
+def chosen_gpu(number: int, visible: Sequence[str] | None, found: int) -> str:
+    """What CUDA calls the GPU that ``cuda:N`` means on this machine.
+
+    Args:
+        number: N.
+        visible: GPUs that the environment shows to this process; None: all.
+        found: GPUs of the machine.
+
+    Raises:
+        ConfigError: There is none of this number.
+    """
+    names = [str(index) for index in range(found)] if visible is None else [name.strip() for name in visible]
+    if number >= len(names):
+        some = f"GPUs 0 to {len(names) - 1}" if len(names) > 1 else "one GPU, number 0" if names else "no GPU"
+        raise ConfigError(f"model.device is 'cuda:{number}', but this process sees {some}: set it to cuda or cpu")
+    return names[number]
 
 
 def actor_resources(compute: ComputeConfig) -> dict[str, float]:
@@ -135,7 +165,7 @@ def actor_resources(compute: ComputeConfig) -> dict[str, float]:
 
 
 @contextmanager
-def connected(compute: ComputeConfig, need: StoreNeed | None = None) -> Iterator[Cluster]:
+def connected(compute: ComputeConfig, need: StoreNeed | None = None, gpu: int | None = None) -> Iterator[Cluster]:
     """Yields a usable Ray and leaves the machine as it was.
 
     A Ray that this process has already initialised is used and left running. With ``compute.address`` a running
@@ -146,10 +176,11 @@ def connected(compute: ComputeConfig, need: StoreNeed | None = None) -> Iterator
     Args:
         compute: The run file's section.
         need: What the plan asks of the object store; None: not a map.
+        gpu: Number of the one GPU that is to be used (``cuda:N``); None: all that Ray has.
 
     Raises:
-        ClusterError: Ray cannot be started or joined, or has too few GPUs.
-        ConfigError: Its object store has no room for a single block of the plan.
+        ClusterError: Ray cannot be started or joined.
+        ConfigError: It has no machine for an actor, not this GPU, or no room for a single block of the plan.
     """
     # Before the import: Ray reads them when it is loaded. This product sends no telemetry.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -158,6 +189,10 @@ def connected(compute: ComputeConfig, need: StoreNeed | None = None) -> Iterator
     import ray
 
     if ray.is_initialized():
+        if gpu is not None:
+            raise ConfigError(
+                f"model.device is 'cuda:{gpu}', but this process has a Ray already, which chooses: set it to cuda"
+            )
         yield _describe(ray, compute, need, local=False)
         return
     environment = worker_environment(compute.threads_per_actor)
@@ -168,8 +203,18 @@ def connected(compute: ComputeConfig, need: StoreNeed | None = None) -> Iterator
             _join(ray, compute.address, environment)
         else:
             store_mb = local_store_mb(compute, need, shareable_bytes())
-            stack.enter_context(local_ray(ray, compute, environment, store_mb))
+            if gpu is not None:
+                environment |= _only(gpu)
+            stack.enter_context(local_ray(ray, compute, environment, store_mb, None if gpu is None else 1))
         yield _describe(ray, compute, need, local=compute.address is None)
+
+
+def _only(gpu: int) -> dict[str, str]:
+    """The environment in which a local Ray finds one GPU only."""
+    accelerators: Any = import_module("ray._private.accelerators")  # NVIDIA's or AMD's: each has a variable of its own
+    found = accelerators.get_accelerator_manager_for_resource("GPU")
+    visible, count = found.get_current_process_visible_accelerator_ids(), found.get_current_node_num_accelerators()
+    return {found.get_visible_accelerator_ids_env_var(): chosen_gpu(gpu, visible, count)}
 
 
 def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
@@ -203,12 +248,17 @@ def check_store(need: StoreNeed, carried: Capacity) -> None:
 
 
 def _describe(ray: Any, compute: ComputeConfig, need: StoreNeed | None, *, local: bool) -> Cluster:
+    nodes = _resources(ray)
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
+    actors = compute.actors or default_actors(compute, nodes)
+    if local and need is not None and compute.gpus_per_actor > 0:  # nobody will bring more GPUs
+        actors = min(actors, default_actors(compute, nodes))
     if need is not None:
-        check_store(need, capacity_of(ray, compute))
-    resources = ray.cluster_resources()
-    cpus, gpus = float(resources.get("CPU", 0)), float(resources.get("GPU", 0))
-    actors = compute.actors or default_actors(compute, cpus, gpus)
-    nodes = sum(1 for node in ray.nodes() if node.get("Alive"))
-    where = "local Ray" if local else f"Ray with {nodes} node{'s' if nodes != 1 else ''}"
+        check_store(need, capacity(compute, nodes))
+    where = "local Ray" if local else f"Ray with {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
     text = f"{where}: {cpus:g} CPUs, {gpus:g} GPUs; {actors} model actor{'s' if actors != 1 else ''}"
     return Cluster(actors, compute.readers or actors, local, text)
+
+
+def _resources(ray: Any) -> list[Node]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -54,7 +54,9 @@ NOT_FOR_IT = ("RAY_AUTH_TOKEN", "RAY_ENABLE_K8S_TOKEN_AUTH", "RAY_REDIS_ADDRESS"
 
 
 @contextmanager
-def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int) -> Iterator[None]:
+def local_ray(
+    ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None = None
+) -> Iterator[None]:
     """Starts a Ray and ends it, with all its processes and files; the environment is as before afterwards.
 
     Args:
@@ -62,6 +64,7 @@ def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str], sto
         compute: How many cores it shall have.
         environment: Environment variables of its workers.
         store_mb: Its object store, MiB.
+        gpus: How many it shall lend; None: all that it finds.
 
     Raises:
         ClusterError: It cannot be started, or not without a door to other machines.
@@ -72,7 +75,7 @@ def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str], sto
         stack.enter_context(_token_demanded(folder))
         stack.callback(_stop, ray)
         listening = _listening([psutil.Process()])
-        _start(ray, compute, environment, store_mb, folder / RAY_FOLDER)
+        _start(ray, compute, environment, store_mb, gpus, folder / RAY_FOLDER)
         check_doors(folder, listening)
         yield
 
@@ -185,7 +188,9 @@ def _unknown_version(what: str) -> ClusterError:
     )
 
 
-def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, temp_dir: Path) -> None:
+def _start(
+    ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None, temp_dir: Path
+) -> None:
     cores = os.cpu_count() or 1
     wanted = (compute.actors or 0) * compute.threads_per_actor
     # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
@@ -200,6 +205,7 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], store_
                 address="local",
                 _node_ip_address=LOOPBACK,
                 num_cpus=cpus,
+                num_gpus=gpus,
                 include_dashboard=False,
                 object_store_memory=store_mb * 2**20,
                 configure_logging=False,

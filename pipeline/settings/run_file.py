@@ -76,7 +76,7 @@ class ModelConfig(Section):
     explain: Explain = "none"
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """``auto``, ``cpu``, ``cuda`` (whichever GPUs Ray lends) or ``cuda:N`` (that GPU of this machine, no other)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products, convolutions and attention; ``auto`` is bfloat16 on CUDA, float32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -135,6 +135,7 @@ class ComputeConfig(Section):
     actors: int | None = Field(default=None, ge=1, le=4096)
     """Model actors; default: one per core, or one per GPU if ``gpus_per_actor`` > 0."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
+    """As Ray's ``num_gpus``: 1, 2, ... whole GPUs for each actor, or a fraction of one (0.5: two share a GPU)."""
     threads_per_actor: int = Field(default=1, ge=1)
     readers: int | None = Field(default=None, ge=1)
     """Most blocks that are read at the same time; default: as many as actors. A run begins with one, and adds one
@@ -150,6 +151,13 @@ class ComputeConfig(Section):
     at most three tenths of the free memory."""
     address: str | None = None
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _lendable(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"{gpus:g} GPUs cannot be lent: a fraction of one (0.5), or whole ones (1, 2, ...)")
+        return gpus
 
 
 class RegionsConfig(Section):
