@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import Any
 
 from pipeline.engine.budget import StoreNeed
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.executor import Capacity
 from pipeline.engine.local_ray import local_ray
 from pipeline.errors import ClusterError, ConfigError
@@ -46,7 +47,7 @@ Node = Mapping[str, float]
 class Cluster:
     """The Ray that a run uses."""
 
-    actors: int
+    crew: CrewSize
     readers: int
     local: bool
     """Started by this run (and stopped with it)."""
@@ -135,9 +136,33 @@ def default_actors(compute: ComputeConfig, nodes: Sequence[Node]) -> int:
         raise ConfigError(
             f"compute.gpus_per_actor is {compute.gpus_per_actor:g} but Ray sees {seen}, and no machine with the "
             f"{each['num_cpus'] + TASK_CPUS:g} CPUs and {each['num_gpus']:g} GPUs of an actor and a reader; "
-            "set it to 0 to run on CPUs, or join a cluster with GPUs (--address)"
+            "set it to 0 to run on CPUs, join a cluster with GPUs (--address), or give compute.max_actors where they "
+            "come on demand"
         )
     return carried
+
+
+def crew_size(compute: ComputeConfig, nodes: Sequence[Node], *, local: bool) -> CrewSize:
+    """How many model actors a run has.
+
+    Args:
+        compute: The run file's section.
+        nodes: Of the cluster, as it is now.
+        local: Nobody will bring more machines.
+
+    Raises:
+        ConfigError: Actors want GPUs, no node carries one, and none is asked for by number.
+    """
+    if compute.actors is None and compute.max_actors is None:
+        carried = default_actors(compute, nodes)
+        least = compute.min_actors or carried
+        return CrewSize(least, max(least, carried), follows=not local)
+    most = compute.actors or compute.max_actors or 1
+    if local and compute.gpus_per_actor > 0:
+        most = min(most, default_actors(compute, nodes))
+    elif local and compute.max_actors is not None:
+        most = min(most, max(compute.min_actors or 1, default_actors(compute, nodes)))
+    return CrewSize(min(most, compute.actors or compute.min_actors or 1), most)
 
 
 def chosen_gpu(number: int, visible: Sequence[str] | None, found: int) -> str:
@@ -250,14 +275,12 @@ def check_store(need: StoreNeed, carried: Capacity) -> None:
 def _describe(ray: Any, compute: ComputeConfig, need: StoreNeed | None, *, local: bool) -> Cluster:
     nodes = _resources(ray)
     cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
-    actors = compute.actors or default_actors(compute, nodes)
-    if local and need is not None and compute.gpus_per_actor > 0:  # nobody will bring more GPUs
-        actors = min(actors, default_actors(compute, nodes))
+    crew = crew_size(compute, nodes, local=local and need is not None)
     if need is not None:
         check_store(need, capacity(compute, nodes))
     where = "local Ray" if local else f"Ray with {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
-    text = f"{where}: {cpus:g} CPUs, {gpus:g} GPUs; {actors} model actor{'s' if actors != 1 else ''}"
-    return Cluster(actors, compute.readers or actors, local, text)
+    text = f"{where}: {cpus:g} CPUs, {gpus:g} GPUs; {crew.told}"
+    return Cluster(crew, compute.readers or crew.most, local, text)
 
 
 def _resources(ray: Any) -> list[Node]:

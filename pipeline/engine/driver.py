@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.budget import block_sizes, store_need
-from pipeline.engine.crew import Crew
+from pipeline.engine.crew import Crew, CrewSize
 from pipeline.engine.executor import CallFailedError, Executor, Reference, Trouble
 from pipeline.engine.pace import AtWork, Pace
 from pipeline.engine.pending import Call, Pending
@@ -78,7 +78,7 @@ class Engine:
         plan: MapPlan,
         config: RunConfig,
         legend: Legend,
-        actors: int,
+        actors: CrewSize,
         readers: int,
         executor: Executor,
         journal: JournalWriter,
@@ -98,21 +98,23 @@ class Engine:
         """Places in the order of blocks that lacked reading when they were put here."""
         self._pending = Pending(self._compute.answer_within_s)
         self._memory = WorkerMemory()
-        self._pace = Pace(min(actors, max(len(self.blocks.work), 1)), readers)
+        self._wanted_size = actors
+        self._pace = Pace(max(1, actors.of(len(self.blocks.work)).most), readers)
         self._crew = Crew(
             executor,
             self.blocks,
             self._pending,
             self._memory,
             self,
-            size=min(actors, len(self.blocks.work)),
+            size=actors.of(len(self.blocks.work)),
             attempts=self._compute.attempts,
+            patience_s=self._compute.machines_within_s,
         )
-        self._in_flight_limit = min(actors, len(self.blocks.work)) * (1 + self._compute.prefetch)
         self._sizes = block_sizes(plan, len(legend))
         self.need = store_need(self.blocks.work, self._sizes)
         self.room = StoreRoom(self.blocks, self._sizes, self.need)
-        self.room.resize(executor.capacity().store_bytes, self._in_flight_limit)
+        self._look_again_at = 0.0
+        self._look_at_machines()
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -131,7 +133,6 @@ class Engine:
         if told := self.room.told(self._in_flight_limit):
             self._progress.say(told)
         try:
-            self._crew.fill()
             self._loop()
         finally:
             self._dismiss()
@@ -157,14 +158,33 @@ class Engine:
                     moved = self._executor.clock()
             now = self._executor.clock()
             self._end_overdue(now)
+            if told := self._crew.waiting_text(now):
+                self._progress.say(told)
             if not self._crew.check_patience(now):
                 moved += now - checked  # while there is no actor, that clock stands still: another one runs
             self._check_progress(now, moved)
             checked = now
 
+    def _look_at_machines(self) -> None:
+        """They come and go: what they carry decides how many actors, readers and bytes there may be."""
+        there = self._executor.capacity()
+        self._wanted_size = self._wanted_size.grown(there.actors)
+        self._crew.size = self._wanted_size.of(len(self.blocks.work))
+        if self._wanted_size.follows and self._compute.readers is None and self._wanted_size.most > self._readers:
+            self._readers = self._pace.readers = self._wanted_size.most
+            self._executor.allow_readers(self._readers)
+        self.room.resize(there.store_bytes, self._in_flight_limit)
+        self._look_again_at = self._executor.clock() + LOOK_AGAIN_S
+
+    @property
+    def _in_flight_limit(self) -> int:
+        """Blocks between the start of reading and the end of classification, at most."""
+        return max(len(self._crew), self._crew.size.least) * (1 + self._compute.prefetch)
+
     def _note_pace(self) -> None:
         now, pending = self._executor.clock(), self._pending
-        self._pace.note(now, AtWork(self._crew.at_work(), pending.count("read"), pending.count("finish")))
+        at_work, there = self._crew.at_work(), len(self._crew)
+        self._pace.note(now, AtWork(at_work, pending.count("read"), pending.count("finish"), there))
         if self._pace.due(now) and (told := self._pace.text()):
             self._progress.say(told)
 
@@ -204,12 +224,18 @@ class Engine:
             )
 
     def _feed(self) -> None:
+        if self._executor.clock() >= self._look_again_at:
+            self._look_at_machines()
         self._crew.send()
+        self._read_ahead()  # before actors are hired: where cores are few, the first reader must not wait for one
+        self._crew.adjust()
+
+    def _read_ahead(self) -> None:
         for work in self.room.recall():
             self.look_at(work, *self.blocks.needs(work))
         # Slow writing must hold back reading too, or finished pieces would pile up in the object store.
         writing = max(0, self._pending.count("finish") - self._readers)
-        while len(self._to_read) and self._pending.count("read") < self._reading:
+        while self.room.somewhere and len(self._to_read) and self._pending.count("read") < self._reading:
             in_flight = sum(self.blocks[key].stage is not Stage.IDLE for key in self.room.active)
             if in_flight + writing >= self._in_flight_limit:
                 return

@@ -85,6 +85,9 @@ class Executor(Protocol):
     def capacity(self) -> Capacity:
         """What the machines carry now; they may come and go."""
 
+    def allow_readers(self, count: int) -> None:
+        """From now on so many processes may read and finish."""
+
     def hire(self) -> tuple[ActorHandle, Reference]:
         """Starts a model actor; the reference answers once it has loaded its model."""
 

@@ -192,7 +192,7 @@ def _start(
     ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None, temp_dir: Path
 ) -> None:
     cores = os.cpu_count() or 1
-    wanted = (compute.actors or 0) * compute.threads_per_actor
+    wanted = (compute.actors or compute.min_actors or 0) * compute.threads_per_actor
     # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
     cpus = max(cores, wanted, 1)
     # Workers start in Ray's own folder: the package must be found there too when it is run from a clone.

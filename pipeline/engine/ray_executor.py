@@ -80,6 +80,9 @@ class RayExecutor(Executor):
     def capacity(self) -> Capacity:
         return capacity_of(self._ray, self._compute)
 
+    def allow_readers(self, count: int) -> None:
+        self._io.size = count
+
     def hire(self) -> tuple[ActorHandle, Reference]:
         handle = self._actor_class.remote(self._settings)
         return handle, handle.load.remote()
@@ -159,4 +162,4 @@ def run_blocks(
 ) -> EngineReport:
     """Computes every block of ``plan`` that is not in ``finished`` on the Ray that is connected."""
     executor = RayExecutor(plan, config, legend, contexts, cluster.readers)
-    return Engine(plan, config, legend, cluster.actors, cluster.readers, executor, journal, progress, finished).run()
+    return Engine(plan, config, legend, cluster.crew, cluster.readers, executor, journal, progress, finished).run()

@@ -33,6 +33,8 @@ class StoreRoom:
         """Blocks that hold anything."""
         self.budget_bytes = need.least
         """The most that may be held."""
+        self.somewhere = False
+        """There is a machine that can hold anything."""
         self.peak_bytes = 0
         """The most that was held, calls under way counted with what they would bring."""
 
@@ -44,12 +46,13 @@ class StoreRoom:
                 cluster has lost in mid-run may come back, and until then Ray spills to its disks.
             in_flight: Blocks between the start of reading and the end of classification, at most.
         """
+        self.somewhere = store_bytes > 0
         self.budget_bytes = max(self._need.least, min(self._need.most(in_flight), store_bytes))
 
     def told(self, in_flight: int) -> str:
         """What people should know where there is less room than the plan wants; else empty."""
         wanted = self._need.wanted(in_flight)
-        if self.budget_bytes >= wanted:
+        if self.budget_bytes >= wanted or not self.somewhere:
             return ""
         twice = self.budget_bytes < self._need.wanted(1)
         return (

@@ -133,7 +133,15 @@ class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
     actors: int | None = Field(default=None, ge=1, le=4096)
-    """Model actors; default: one per core, or one per GPU if ``gpus_per_actor`` > 0."""
+    """Model actors, from the start to the end; default: one per core, or as many as the GPUs carry if
+    ``gpus_per_actor`` > 0, and more when nodes join a cluster."""
+    min_actors: int | None = Field(default=None, ge=1, le=4096)
+    """Instead of ``actors``: so many from the start to the end; default: one if ``max_actors`` is given."""
+    max_actors: int | None = Field(default=None, ge=1, le=4096)
+    """Instead of ``actors``: so many at most. Actors are hired while blocks wait for one, and let go when none has for
+    a minute; an autoscaler brings and takes their machines."""
+    machines_within_s: float = Field(default=1800.0, gt=0)
+    """How long a run waits for machines while it has no actor at all."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
     """As Ray's ``num_gpus``: 1, 2, ... whole GPUs for each actor, or a fraction of one (0.5: two share a GPU)."""
     threads_per_actor: int = Field(default=1, ge=1)
@@ -151,6 +159,14 @@ class ComputeConfig(Section):
     at most three tenths of the free memory."""
     address: str | None = None
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
+
+    @model_validator(mode="after")
+    def _one_number_or_two(self) -> ComputeConfig:
+        if self.actors is not None and (self.min_actors or self.max_actors):
+            raise ValueError("actors is a fixed number of them: leave it out with min_actors or max_actors")
+        if self.min_actors and self.max_actors and self.min_actors > self.max_actors:
+            raise ValueError(f"min_actors {self.min_actors} must be at most max_actors {self.max_actors}")
+        return self
 
     @field_validator("gpus_per_actor")
     @classmethod

@@ -23,6 +23,7 @@ import shapely
 
 from pipeline.engine import driver
 from pipeline.engine.budget import Sizes, block_sizes, store_need
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.driver import MAX_LOSSES, Engine
 from pipeline.engine.work import Ending, Key, Work, open_work
 from pipeline.errors import ClusterError
@@ -32,6 +33,7 @@ from pipeline.planning.blocks import plan_blocks
 from pipeline.records.plan import Block, MapPlan, ZoneGrid, ZonePlan
 from pipeline.settings.run_file import TilingConfig
 from spex_core.legend import Legend
+from tests.pipeline.engine.autoscaler import Fleet
 from tests.pipeline.engine.fault_world import World
 from tests.pipeline.small_plans import run_config
 
@@ -104,10 +106,12 @@ def play(seed: int) -> Outcome:
         "answer_within_s": DEADLINE_S,
     }
     config = run_config(compute=compute, tiling=TILING.model_dump())
-    actors, readers = draw.choice((1, 1, 2, 4)), draw.choice((1, 2, 5))
+    most, readers = draw.choice((1, 1, 2, 4)), draw.choice((1, 2, 5))
+    fleet = draw_fleet(draw) if draw.random() < 0.3 else None
+    actors = CrewSize(draw.choice((1, most, most)), most, follows=fleet is not None and draw.random() < 0.3)
     machines, faults = draw.choice((1, 2, 4)), draw.random() < 0.97
     store_bytes = draw_store(draw, plan, sizes, finished)
-    world = World(seed, blocks, sizes, machines=machines, faults=faults, store_bytes=store_bytes)
+    world = World(seed, blocks, sizes, machines=machines, faults=faults, store_bytes=store_bytes, fleet=fleet)
     journal, progress = Journal(), Quiet()
     with _sizes_known(sizes):
         engine = Engine(plan, config, LEGEND, actors, readers, world, journal, progress, finished)  # type: ignore[arg-type]
@@ -116,10 +120,15 @@ def play(seed: int) -> Outcome:
         engine.run()
     except ClusterError as error:
         lost_cluster = str(error)
-    ended = Ended(world, engine, journal, progress, blocks, finished, config.compute.attempts, actors, readers)
+    ended = Ended(world, engine, journal, progress, blocks, finished, config.compute.attempts, actors)
     ended.look(lost_cluster)
     failed = any(isinstance(record, BlockFailed) or record.incomplete for record in journal.records)
     return Outcome("cluster lost" if lost_cluster else "partial" if failed else "complete", dict(world.happened))
+
+
+def draw_fleet(draw: random.Random) -> Fleet:
+    """An autoscaling cluster: it may have no machine for an actor at first, and lose those that it gets."""
+    return Fleet(draw.choice((1, 2)), draw.choice((1, 2, 5)), draw.choice((60.0, 600.0)), draw.choice((0.0, 0.02, 0.1)))
 
 
 def draw_store(draw: random.Random, plan: MapPlan, sizes: dict[Key, Sizes], finished: frozenset[Key]) -> int:
@@ -153,8 +162,7 @@ class Ended:
     blocks: dict[Key, Block]
     finished_before: frozenset[Key]
     attempts: int
-    actors: int
-    readers: int
+    size: CrewSize
 
     def look(self, lost_cluster: str | None) -> None:
         """All that must hold."""
@@ -178,6 +186,7 @@ class Ended:
                 assert record.attempts <= self.attempts
                 assert self._had_reason_to_give_up(key), f"block {key} was given up without a reason: {record.error}"
         self._little_was_repeated()
+        assert self.world.most_actors <= self.actors
         self._memory_was_bounded()
         if lost_cluster is None:
             left = [work.title for work in self.engine.blocks.work.values() if work.layers or any(work.pieces.values())]
@@ -204,20 +213,27 @@ class Ended:
         return failures >= self.attempts or self.world.losses[key] > MAX_LOSSES or self._guessing
 
     @property
+    def actors(self) -> int:
+        """The most that there may be."""
+        fleet = self.world.fleet
+        return self.size.grown(99 * len(self.world.machines) if fleet is None else fleet.slots * 20).most
+
+    @property
     def _guessing(self) -> bool:
         return self.world.happened["nobody knows what is lost"] > 0
 
     def _cluster_was_lost(self, message: str) -> None:
         happened = self.world.happened
         if "died one after the other" in message:
-            assert len(self.world.actors) > self.attempts * min(self.actors, len(self.engine.blocks.work))
+            assert len(self.world.actors) > self.attempts * min(self.size.most, len(self.engine.blocks.work))
         elif "could start" in message:
-            assert happened["load hangs"] or happened["machine is out of reach"]
+            taken = happened["capacity goes"] > 3
+            assert happened["load hangs"] or happened["machine is out of reach"] or taken
         else:
             assert "nothing has answered" in message, message
             assert "block" in message, message
             # One call that hangs is ended by its own deadline; it takes more to stop a run.
-            silent = sum(happened[kind] for kind in happened if re.search("hang|late|dies", kind))
+            silent = sum(happened[kind] for kind in happened if re.search("hang|late|dies|goes", kind))
             assert silent >= 2 or happened["machine is out of reach"]
 
     def _little_was_repeated(self) -> None:

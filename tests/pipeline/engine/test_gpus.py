@@ -29,7 +29,7 @@ class Reporter:
 
 def report(compute, gpu=None):
     with connected(compute, gpu=gpu) as cluster:
-        actors = [ray.remote(Reporter).options(**actor_resources(compute)).remote() for _ in range(cluster.actors)]
+        actors = [ray.remote(Reporter).options(**actor_resources(compute)).remote() for _ in range(cluster.crew.most)]
         print(json.dumps(ray.get([actor.seen.remote() for actor in actors], timeout=120)))
 
 """

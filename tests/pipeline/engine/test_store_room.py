@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.engine.budget import StoreNeed, store_need
 from pipeline.engine.cluster import check_store, connected, local_store_mb, store_room
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.driver import Engine
 from pipeline.engine.executor import Capacity
 from pipeline.engine.work import open_work
@@ -36,7 +37,7 @@ def mapped_within(store_bytes: int, shape: int = FOUR_BY_FOUR, actors: int = 2) 
     world = World(7, blocks, sizes, machines=2, faults=False, store_bytes=store_bytes)
     world.empty = set()
     config, journal = run_config(tiling=TILING.model_dump()), Journal()
-    Engine(plan, config, LEGEND, actors, 2, world, journal, Quiet(), frozenset()).run()  # type: ignore[arg-type]
+    Engine(plan, config, LEGEND, CrewSize(actors, actors), 2, world, journal, Quiet(), frozenset()).run()  # type: ignore[arg-type]
     logging.disable(logging.NOTSET)
     assert len(journal.records) == len(blocks)
     assert all(isinstance(record, BlockFinished) and not record.incomplete for record in journal.records)
@@ -77,7 +78,7 @@ def test_what_has_room_is_told_where_it_is_less_than_wanted() -> None:
     need, texts = need_of(FOUR_BY_FOUR), []
     for store_bytes in (need.wanted(3), need.wanted(2), need.least):
         world = World(7, {}, sizes, machines=1, faults=False, store_bytes=store_bytes)
-        engine = Engine(plan, config, LEGEND, 1, 1, world, Journal(), Quiet(), frozenset())  # type: ignore[arg-type]
+        engine = Engine(plan, config, LEGEND, CrewSize(1, 1), 1, world, Journal(), Quiet(), frozenset())  # type: ignore[arg-type]
         texts.append(engine.room.told(3))
     assert texts[0] == ""
     assert "fewer blocks are read ahead" in texts[1]
