@@ -202,7 +202,7 @@ class Crew:
             return ""
         self._told_at = now
         return (
-            f"waiting for machines: {len(self._actors)} model actors are asked for, none has started for "
+            f"waiting for machines: model actors asked for: {len(self._actors)}, none has started for "
             f"{duration_text(now - self._none_since)}; the run waits {duration_text(self._patience_s)} at most "
             "(compute.machines_within_s)"
         )
