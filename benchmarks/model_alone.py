@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.predict.classifier import load_classifier
-from pipeline.settings.model import device_for, device_kind, tiles_per_forward
+from pipeline.settings.model import device_for, device_kind, gpu_number, tiles_per_forward
 from pipeline.settings.run_file import RunConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.legend import Legend
@@ -28,6 +28,8 @@ def main(run_file: Path, tiles: int) -> None:
     torch.set_num_threads(config.compute.threads_per_actor)
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = device_for(config.model, config.compute.gpus_per_actor)
+    if gpu_number(config.model) is not None:
+        device = config.model.device  # no Ray lends it here
     kind = device_kind(config.model, config.compute.gpus_per_actor)
     side, batch = config.tiling.tile_px, tiles_per_forward(config.model, kind)
     # As many tiles as a long plan has, so that automatic choices are those of a long run.

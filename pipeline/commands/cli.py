@@ -332,7 +332,7 @@ def _config(file: Path, output: Path | None = None, address: str | None = None, 
     if address is not None:
         compute["address"] = address
     if actors is not None:
-        compute["actors"] = actors
+        compute |= {"actors": actors, "min_actors": None, "max_actors": None}
     update: dict[str, Any] = {"compute": config.compute.model_copy(update=compute)}
     if output is not None:
         update["output"] = output.resolve()

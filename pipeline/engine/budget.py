@@ -2,7 +2,9 @@
 
 Pixels, layers and pieces live in the object store from the start of the call that makes them until nobody needs them.
 What is held in an undisturbed run is the front of half-finished blocks and the blocks in flight; where answers come
-late or out of order the front grows, and reading stops until it has shrunk again.
+late or out of order the front grows, and reading stops until it has shrunk again. What the object stores have room for
+is never exceeded (docs/decisions/0033): Ray would spill the rest to a disk without a word, or wait for room that
+nobody makes.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pipeline.engine.work import Key, Stage, Work
+from pipeline.engine.executor import Reference
+from pipeline.engine.work import Key, Stage, Work, open_work
 from pipeline.records.grid import intersection
 from pipeline.records.plan import MapPlan, Window
 from spex_core.bands import SENTINEL2_BANDS
@@ -54,29 +57,70 @@ def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
     return found
 
 
-def held_bytes(active: Iterable[Work], sizes: Mapping[Key, Sizes]) -> int:
-    """What blocks on their way hold now; a call that is under way counts with what it will bring."""
-    total = 0
-    for work in active:
-        size = sizes[work.key]
-        if work.stage is not Stage.IDLE:
-            total += size.total
-            continue
-        total += size.layers if work.layers is not None else 0
-        total += sum(size.pieces.get(target, 0) for target, piece in work.pieces.items() if piece is not None)
-    return total
+@dataclass(frozen=True)
+class StoreNeed:
+    """What the blocks of a run ask of the object store, bytes."""
+
+    front: int
+    """Half-finished blocks hold at most so much when all are computed one by one, in order."""
+    largest: int
+    """The largest block on its way: its pixels, layers and pieces."""
+    least: int
+    """One target with the pieces of all its neighbours, and beside it the largest block on its way: with less nothing
+    can be mapped, with so much everything can."""
+
+    def wanted(self, in_flight: int) -> int:
+        """With so much a run of ``in_flight`` blocks at a time is never held up."""
+        return self.front + in_flight * self.largest
+
+    def most(self, in_flight: int) -> int:
+        """More is not held even where answers come late or out of order."""
+        return self.front + DISORDER * in_flight * self.largest
 
 
-def budget_bytes(work: Mapping[Key, Work], sizes: Mapping[Key, Sizes], in_flight: int) -> int:
-    """The most that a run of these blocks may hold.
+def store_need(work: Mapping[Key, Work], sizes: Mapping[Key, Sizes]) -> StoreNeed:
+    """What computing these blocks asks of the object store.
 
     Args:
         work: The blocks to compute.
         sizes: Of each block.
-        in_flight: Blocks between the start of reading and the end of classification, at most.
     """
     largest = max((sizes[key].total for key in work), default=0)
-    return front_bytes(work, sizes) + DISORDER * in_flight * largest
+    targets = (target_bytes(entry, sizes) for entry in work.values() if entry.wanted)
+    return StoreNeed(front_bytes(work, sizes), largest, max(targets, default=0) + largest)
+
+
+def plan_need(plan: MapPlan, classes: int, finished: frozenset[Key]) -> StoreNeed:
+    """The same of a plan, before anything is started."""
+    return store_need(open_work(plan, finished), block_sizes(plan, classes))
+
+
+def target_bytes(work: Work, sizes: Mapping[Key, Sizes]) -> int:
+    """What a target holds once all that it is merged from is there."""
+    zone, index = work.key
+    return sizes[work.key].layers + sum(sizes[zone, need].pieces.get(index, 0) for need in work.block.needs)
+
+
+def held_bytes(active: Iterable[Work], sizes: Mapping[Key, Sizes]) -> int:
+    """What blocks on their way hold now; a call that is under way counts with what it will bring.
+
+    What is there is counted by its reference: a block that is computed again holds its old pieces beside the new ones,
+    and a call holds what it was given although the block may have newer ones by then.
+    """
+    to_come = 0
+    there: dict[Reference, int] = {}
+    for work in active:
+        size = sizes[work.key]
+        if work.stage is not Stage.IDLE:
+            to_come += size.pixels + sum(size.pieces.values())
+            to_come += size.layers if work.stage is Stage.READING else 0
+        if work.layers is not None:
+            there[work.layers] = size.layers
+        for target, piece in work.pieces.items():
+            if piece is not None:
+                there[piece] = size.pieces.get(target, 0)
+        there.update(work.given)
+    return to_come + sum(there.values())
 
 
 def front_bytes(work: Mapping[Key, Work], sizes: Mapping[Key, Sizes]) -> int:

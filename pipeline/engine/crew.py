@@ -1,4 +1,8 @@
-"""The model actors of a run: hired, sent blocks, replaced when they die.
+"""The model actors of a run: hired, sent blocks, replaced when they die, let go when there is nothing for them.
+
+The crew grows while more blocks wait than those that are there and those that are starting will take, and shrinks when
+an actor has had nothing to do for a while. An actor that no machine carries yet is starting like any other: to an
+autoscaler it is the demand for a machine, and a node that joins is used by the next actor that waits for one.
 
 An actor works on one block at a time, in the order of asking, with one more waiting. When it dies the block that it was
 working on may have killed it, and is counted; the one behind it goes back with its pixels as if it had never been sent.
@@ -23,8 +27,39 @@ logger = logging.getLogger(__name__)
 
 CALLS_PER_ACTOR = 2
 """One running, one waiting: an actor never idles between blocks, and little is lost when it dies."""
-PATIENCE_S = 1800.0
-"""How long a run waits for an actor while it has none (autoscalers boot machines)."""
+IDLE_S = 60.0
+"""An actor that has had nothing to do for so long is let go: a model loads in less, a rented machine costs more."""
+TELL_WAITING_S = 60.0
+"""After so long without any actor people are told what is waited for, and then every five times that."""
+
+
+@dataclass(frozen=True)
+class CrewSize:
+    """How many model actors a run has."""
+
+    least: int
+    """From the start to the end."""
+    most: int
+    """While blocks wait for one."""
+    follows: bool = False
+    """Both rise with what the machines carry, when more of them join."""
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        if self.least == self.most:
+            return f"{self.most} model actor{'s' if self.most != 1 else ''}"
+        return f"{self.least} to {self.most} model actors"
+
+    def grown(self, carried: int) -> CrewSize:
+        """Where it follows: by what the machines carry now. It does not shrink: who goes is asked for again."""
+        if not self.follows or carried <= self.most:
+            return self
+        return CrewSize(carried if self.least == self.most else self.least, carried, follows=True)
+
+    def of(self, blocks: int) -> CrewSize:
+        """Not more than there are blocks."""
+        return CrewSize(min(self.least, blocks), min(self.most, blocks), self.follows)
 
 
 class Decisions(Protocol):
@@ -43,7 +78,10 @@ class Decisions(Protocol):
 @dataclass(eq=False)
 class _Actor:
     handle: ActorHandle
+    load: Call | None = None
     loaded: bool = False
+    idle_since: float | None = None
+    """Since when there has been nothing for it to do."""
     sent: list[tuple[Call, Work]] = field(default_factory=list)
     """Blocks that it has not answered yet; it works on the first."""
 
@@ -59,6 +97,7 @@ class Crew:
         decide: The driver.
         size: How many actors there are to be.
         attempts: ``compute.attempts``; so many deaths per actor, one after the other, are borne.
+        patience_s: How long there may be no actor at all (``compute.machines_within_s``).
     """
 
     def __init__(
@@ -69,22 +108,51 @@ class Crew:
         memory: WorkerMemory,
         decide: Decisions,
         *,
-        size: int,
+        size: CrewSize,
         attempts: int,
+        patience_s: float,
     ) -> None:
         self._executor, self._blocks, self._pending, self._memory = executor, blocks, pending, memory
-        self._decide, self._size, self._bearable = decide, size, attempts * size + 2
+        self._decide, self.size, self._attempts, self._patience_s = decide, size, attempts, patience_s
         self._actors: list[_Actor] = []
         self._readable: deque[Work] = deque()
         """Read, not yet sent to an actor."""
         self._deaths = 0
         """Since a block was last classified or given up."""
         self._none_since: float | None = None
+        self._told_at = 0.0
 
-    def fill(self) -> None:
-        """Hires them all."""
-        for _ in range(self._size):
+    def __len__(self) -> int:
+        """Actors that are there or starting."""
+        return len(self._actors)
+
+    def adjust(self) -> None:
+        """Hires whom the waiting blocks are for, and lets go whom there is nothing for."""
+        while len(self._actors) < self.size.least or (len(self._actors) < self.size.most and self._want_another()):
             self.hire()
+        now = self._executor.clock()
+        for actor in list(self._actors):
+            if actor.sent or self._readable:
+                actor.idle_since = None
+            elif actor.idle_since is None:
+                actor.idle_since = now
+        idle = [a for a in self._actors if a.idle_since is not None and now - a.idle_since >= IDLE_S]
+        idle.sort(key=lambda actor: actor.loaded)  # those that wait for a machine go first
+        for actor in idle[: max(0, len(self._actors) - self.size.least)]:
+            self._let_go(actor)
+
+    def _want_another(self) -> bool:
+        starting = sum(not actor.loaded for actor in self._actors)
+        free = sum(CALLS_PER_ACTOR - len(actor.sent) for actor in self._actors if actor.loaded)
+        return len(self._readable) > CALLS_PER_ACTOR * starting + free
+
+    def _let_go(self, actor: _Actor) -> None:
+        self._actors.remove(actor)
+        if actor.load is not None:
+            self._pending.discard(actor.load.reference)
+        self._executor.kill(actor.handle)
+        self._memory.forget_lasting(actor)
+        logger.info("a model actor is let go: nothing has waited for it for %s", duration_text(IDLE_S))
 
     def dismiss(self) -> None:
         """Ends them all."""
@@ -118,12 +186,26 @@ class Crew:
             return True
         if self._none_since is None:
             self._none_since = now
-        if now - self._none_since > PATIENCE_S:
+        if now - self._none_since > self._patience_s:
             raise ClusterError(
-                f"no model actor could start within {duration_text(PATIENCE_S)}: has the cluster the CPUs and GPUs "
-                "that each needs (compute.threads_per_actor, compute.gpus_per_actor)? Finished blocks are kept"
+                f"no model actor could start within {duration_text(self._patience_s)} (compute.machines_within_s): has "
+                "the cluster the CPUs and GPUs that each needs (compute.threads_per_actor, compute.gpus_per_actor)? "
+                "Finished blocks are kept"
             )
         return False
+
+    def waiting_text(self, now: float) -> str:
+        """What people should know of a wait for the first actor; empty while there is one, and between two tellings."""
+        if self._none_since is None or now - self._none_since < TELL_WAITING_S:
+            return ""
+        if self._told_at > self._none_since and now - self._told_at < 5 * TELL_WAITING_S:
+            return ""
+        self._told_at = now
+        return (
+            f"waiting for machines: model actors asked for: {len(self._actors)}, none has started for "
+            f"{duration_text(now - self._none_since)}; the run waits {duration_text(self._patience_s)} at most "
+            "(compute.machines_within_s)"
+        )
 
     def hire(self) -> None:
         handle, reference = self._executor.hire()
@@ -131,15 +213,16 @@ class Crew:
         self._actors.append(actor)
 
         def loaded(_: Any) -> None:
-            actor.loaded = True
+            actor.loaded, actor.load = True, None
 
         def failed(failure: CallFailedError) -> None:
             if failure.trouble is Trouble.OWN:
                 raise failure.error  # the model itself cannot be loaded: no other actor will do better
             self._replace(actor, failure)
 
-        # No deadline of its own: a cluster may have to boot the machine first, see PATIENCE_S.
-        self._pending.add(Call("load", "an actor", reference, loaded, failed, waits=True), self._executor.clock())
+        # No deadline of its own: a cluster may have to boot the machine first.
+        actor.load = Call("load", "an actor", reference, loaded, failed, waits=True)
+        self._pending.add(actor.load, self._executor.clock())
 
     def _replace(self, actor: _Actor, failure: CallFailedError) -> None:
         """An actor that died goes with all that it was sent, a new one comes."""
@@ -157,10 +240,10 @@ class Crew:
         for _, work in reversed(left):
             self._put_back(work)
         self._deaths += 1
-        logger.warning("a model actor died (%s); starting another", failure.reason)
-        if self._deaths > self._bearable:
+        logger.warning("a model actor died (%s); starting another where it is wanted", failure.reason)
+        if self._deaths > self._attempts * self.size.most + 2:
             raise ClusterError(f"{self._deaths} model actors died one after the other; the last: {failure.reason}")
-        self.hire()
+        self.adjust()
 
     def _took_answer(self, call: Call) -> bool:
         """Takes an answer that is there already; False: there is none, or a failure."""

@@ -17,11 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.engine.budget import block_sizes, budget_bytes, held_bytes
-from pipeline.engine.crew import Crew
+from pipeline.engine.budget import block_sizes, store_need
+from pipeline.engine.crew import Crew, CrewSize
 from pipeline.engine.executor import CallFailedError, Executor, Reference, Trouble
 from pipeline.engine.pace import AtWork, Pace
 from pipeline.engine.pending import Call, Pending
+from pipeline.engine.store_room import StoreRoom
 from pipeline.engine.work import UNWRITTEN, Ending, Key, ReadingOrder, Stage, Work, Worklist, block_order
 from pipeline.engine.worker_memory import WorkerMemory
 from pipeline.errors import ClusterError
@@ -77,7 +78,7 @@ class Engine:
         plan: MapPlan,
         config: RunConfig,
         legend: Legend,
-        actors: int,
+        actors: CrewSize,
         readers: int,
         executor: Executor,
         journal: JournalWriter,
@@ -97,21 +98,23 @@ class Engine:
         """Places in the order of blocks that lacked reading when they were put here."""
         self._pending = Pending(self._compute.answer_within_s)
         self._memory = WorkerMemory()
-        self._pace = Pace(min(actors, max(len(self.blocks.work), 1)), readers)
+        self._wanted_size = actors
+        self._pace = Pace(max(1, actors.of(len(self.blocks.work)).most), readers)
         self._crew = Crew(
             executor,
             self.blocks,
             self._pending,
             self._memory,
             self,
-            size=min(actors, len(self.blocks.work)),
+            size=actors.of(len(self.blocks.work)),
             attempts=self._compute.attempts,
+            patience_s=self._compute.machines_within_s,
         )
-        self._active: set[Key] = set()
-        """Blocks that hold anything."""
         self._sizes = block_sizes(plan, len(legend))
-        self._in_flight_limit = min(actors, len(self.blocks.work)) * (1 + self._compute.prefetch)
-        self.budget_bytes = budget_bytes(self.blocks.work, self._sizes, self._in_flight_limit)
+        self.need = store_need(self.blocks.work, self._sizes)
+        self.room = StoreRoom(self.blocks, self._sizes, self.need)
+        self._look_again_at = 0.0
+        self._look_at_machines()
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -127,14 +130,16 @@ class Engine:
         self._progress.start("mapping", total, "blocks", done=total - self.blocks.open)
         if not self.blocks.open:
             return self.report
+        if told := self.room.told(self._in_flight_limit):
+            self._progress.say(told)
         try:
-            self._crew.fill()
             self._loop()
         finally:
             self._dismiss()
         self._note_pace()
         if told := self._pace.text():
             self._progress.say(told)
+        self.report.held_peak_bytes = self.room.peak_bytes
         self.report.pixels, self.report.seconds = self._pace.pixels, self._pace.seconds
         self.report.worker_peak_mb = self._memory.peak_mb
         return self.report
@@ -152,17 +157,34 @@ class Engine:
                 if reference in self._pending and self._answer(reference):
                     moved = self._executor.clock()
             now = self._executor.clock()
-            for call in self._pending.overdue(now):
-                if call.reference in self._pending:
-                    self._give_up_waiting(call)
+            self._end_overdue(now)
+            if told := self._crew.waiting_text(now):
+                self._progress.say(told)
             if not self._crew.check_patience(now):
                 moved += now - checked  # while there is no actor, that clock stands still: another one runs
             self._check_progress(now, moved)
             checked = now
 
+    def _look_at_machines(self) -> None:
+        """They come and go: what they carry decides how many actors, readers and bytes there may be."""
+        there = self._executor.capacity()
+        self._wanted_size = self._wanted_size.grown(there.actors)
+        self._crew.size = self._wanted_size.of(len(self.blocks.work))
+        if self._wanted_size.follows and self._compute.readers is None and self._wanted_size.most > self._readers:
+            self._readers = self._pace.readers = self._wanted_size.most
+            self._executor.allow_readers(self._readers)
+        self.room.resize(there.store_bytes, self._in_flight_limit)
+        self._look_again_at = self._executor.clock() + LOOK_AGAIN_S
+
+    @property
+    def _in_flight_limit(self) -> int:
+        """Blocks between the start of reading and the end of classification, at most."""
+        return max(len(self._crew), self._crew.size.least) * (1 + self._compute.prefetch)
+
     def _note_pace(self) -> None:
         now, pending = self._executor.clock(), self._pending
-        self._pace.note(now, AtWork(self._crew.at_work(), pending.count("read"), pending.count("finish")))
+        at_work, there = self._crew.at_work(), len(self._crew)
+        self._pace.note(now, AtWork(at_work, pending.count("read"), pending.count("finish"), there))
         if self._pace.due(now) and (told := self._pace.text()):
             self._progress.say(told)
 
@@ -181,6 +203,12 @@ class Engine:
         call.answered(answer)
         return call.kind != "load"
 
+    def _end_overdue(self, now: float) -> None:
+        # Not in the loop itself: its variables would keep what the last of these calls was given, until the next one.
+        for call in self._pending.overdue(now):
+            if call.reference in self._pending:
+                self._give_up_waiting(call)
+
     def _give_up_waiting(self, call: Call) -> None:
         self._pending.pop(call.reference)
         self._executor.cancel(call.reference)
@@ -196,35 +224,37 @@ class Engine:
             )
 
     def _feed(self) -> None:
+        if self._executor.clock() >= self._look_again_at:
+            self._look_at_machines()
         self._crew.send()
+        self._read_ahead()  # before actors are hired: where cores are few, the first reader must not wait for one
+        self._crew.adjust()
+
+    def _read_ahead(self) -> None:
+        for work in self.room.recall():
+            self.look_at(work, *self.blocks.needs(work))
         # Slow writing must hold back reading too, or finished pieces would pile up in the object store.
         writing = max(0, self._pending.count("finish") - self._readers)
-        while len(self._to_read) and self._pending.count("read") < self._reading:
-            in_flight = sum(self.blocks[key].stage is not Stage.IDLE for key in self._active)
+        while self.room.somewhere and len(self._to_read) and self._pending.count("read") < self._reading:
+            in_flight = sum(self.blocks[key].stage is not Stage.IDLE for key in self.room.active)
             if in_flight + writing >= self._in_flight_limit:
                 return
             work = self.blocks[self._by_order[self._to_read.first]]
             if self.blocks.lacks_reading(work):
-                held = self._held() + self._sizes[work.key].total
-                if held > self.budget_bytes and (in_flight or self._pending.count("finish")):
-                    return  # what is under way will make room
-                self.report.held_peak_bytes = max(self.report.held_peak_bytes, held)
+                if not self.room.fits(work):
+                    if in_flight or self._pending.count("finish"):
+                        return  # what is under way will make room
+                    if (aside := self.room.make()) is not None:
+                        self.look_at(aside)
+                        continue
                 self._start_reading(work)
             self._to_read.pop()
-
-    def _held(self) -> int:
-        self._active = {key for key in self._active if self._holds(self.blocks[key])}
-        return held_bytes((self.blocks[key] for key in self._active), self._sizes)
-
-    @staticmethod
-    def _holds(work: Work) -> bool:
-        return work.stage is not Stage.IDLE or work.layers is not None or bool(work.pieces)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _start_reading(self, work: Work) -> None:
         work.stage, work.begun = Stage.READING, self._executor.clock()
-        self._active.add(work.key)
+        self.room.enter(work)
         answer = self._executor.read(work.key[0], work.block)
 
         def answered(report: Any) -> None:
@@ -233,7 +263,7 @@ class Engine:
             fresh = work.layers is None and not any(piece is not None for piece in work.pieces.values())
             work.problems = report.problems if fresh else tuple(dict.fromkeys((*work.problems, *report.problems)))
             work.incomplete = report.incomplete or (work.incomplete and not fresh)
-            if work.wanted and work.ending in UNWRITTEN:
+            if work.wanted and work.ending in UNWRITTEN and not work.aside:
                 work.layers = answer.layers
             work.stage = Stage.IDLE
             if report.empty:
@@ -272,14 +302,17 @@ class Engine:
         missing = self.blocks.missing_sources(work)
         problems = (*work.problems, *(f"the tiles of neighbouring block {need} are missing" for need in missing))
         incomplete = bool(missing) or any(need.incomplete for need in needs)
-        pieces = [piece for need in needs if (piece := need.pieces.get(index)) is not None]
-        layers = work.layers
+        sizes, layers = self._sizes, work.layers
+        held = {need.key: need.pieces.get(index) for need in needs}
+        given = {piece: sizes[need].pieces.get(index, 0) for need, piece in held.items() if piece is not None}
+        pieces = list(given)
         if layers is None:
             raise AssertionError(f"{work.title} was to be merged without its layers")
         reference = self._executor.finish(work.key[0], work.block, layers, pieces)
+        work.given = {layers: sizes[work.key].layers, **given}
 
         def answered(report: Any) -> None:
-            work.ending = Ending.FINISHED
+            work.ending, work.given = Ending.FINISHED, {}
             self.blocks.let_go(work)
             self.blocks.open -= 1
             self.report.finished += 1
@@ -293,7 +326,7 @@ class Engine:
             self._progress.advance()
 
         def failed(failure: CallFailedError) -> None:
-            work.ending = Ending.OPEN
+            work.ending, work.given = Ending.OPEN, {}
             if failure.trouble is Trouble.LOST:
                 self.forget(failure, [layers, *pieces])
             else:
@@ -310,12 +343,12 @@ class Engine:
 
     def forget(self, failure: CallFailedError, given: Sequence[Reference]) -> None:
         """Objects are gone with a machine: whatever of any block went with it is missing from now on."""
-        held = [reference for key in sorted(self._active) for reference in self.blocks[key].references()]
+        held = [reference for key in sorted(self.room.active) for reference in self.blocks[key].references()]
         lost = self._executor.gone(list(dict.fromkeys((*given, *held))), failure)
         if not lost.intersection(given):
             # Where it cannot be told, all that the call was given counts as gone: more work, never a hole.
             lost |= frozenset(given)
-        for work in [self.blocks[key] for key in sorted(self._active)]:
+        for work in [self.blocks[key] for key in sorted(self.room.active)]:
             if self.blocks.lose(lost, work):
                 self._count_loss(work, failure)
 

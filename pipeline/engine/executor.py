@@ -66,11 +66,27 @@ class ClassifyAnswer:
     """Answers last, with a :class:`~pipeline.predict.classifier.ClassifyReport`."""
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the machines that are there now carry."""
+
+    actors: int
+    """Model actors."""
+    store_bytes: int
+    """Of blocks on their way, a margin left."""
+
+
 class Executor(Protocol):
     """Where calls run. Every call answers once, fails once, or never answers; it is never repeated in secret."""
 
     def clock(self) -> float:
         """Monotonic seconds."""
+
+    def capacity(self) -> Capacity:
+        """What the machines carry now; they may come and go."""
+
+    def allow_readers(self, count: int) -> None:
+        """From now on so many processes may read and finish."""
 
     def hire(self) -> tuple[ActorHandle, Reference]:
         """Starts a model actor; the reference answers once it has loaded its model."""

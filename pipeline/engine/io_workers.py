@@ -79,7 +79,9 @@ class IoPool:
     """
 
     def __init__(self, ray: Any, actor_class: Any, contexts: Reference, size: int) -> None:
-        self._ray, self._actor_class, self._contexts, self._size = ray, actor_class, contexts, size
+        self._ray, self._actor_class, self._contexts = ray, actor_class, contexts
+        self.size = size
+        """The most that there may be; it may change."""
         self._workers: list[_Worker] = []
         self._of: dict[Reference, _Worker] = {}
 
@@ -89,7 +91,7 @@ class IoPool:
         self._workers.sort(key=lambda worker: (kind == "read" and worker.reads > 0, len(worker.line)))
         best = self._workers[0] if self._workers else None
         busy = best is None or (best.reads > 0 if kind == "read" else len(best.line) >= LINE)
-        if busy and len(self._workers) < self._size:
+        if busy and len(self._workers) < self.size:
             handle = self._actor_class.remote(self._contexts)
             self._workers.insert(0, _Worker(handle, handle.place.remote()))
         return self._workers[0].handle

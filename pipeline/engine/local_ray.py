@@ -54,13 +54,17 @@ NOT_FOR_IT = ("RAY_AUTH_TOKEN", "RAY_ENABLE_K8S_TOKEN_AUTH", "RAY_REDIS_ADDRESS"
 
 
 @contextmanager
-def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str]) -> Iterator[None]:
+def local_ray(
+    ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None = None
+) -> Iterator[None]:
     """Starts a Ray and ends it, with all its processes and files; the environment is as before afterwards.
 
     Args:
         ray: The module.
-        compute: How many cores it shall have, and how much shared memory.
+        compute: How many cores it shall have.
         environment: Environment variables of its workers.
+        store_mb: Its object store, MiB.
+        gpus: How many it shall lend; None: all that it finds.
 
     Raises:
         ClusterError: It cannot be started, or not without a door to other machines.
@@ -71,7 +75,7 @@ def local_ray(ray: Any, compute: ComputeConfig, environment: dict[str, str]) -> 
         stack.enter_context(_token_demanded(folder))
         stack.callback(_stop, ray)
         listening = _listening([psutil.Process()])
-        _start(ray, compute, environment, folder / RAY_FOLDER)
+        _start(ray, compute, environment, store_mb, gpus, folder / RAY_FOLDER)
         check_doors(folder, listening)
         yield
 
@@ -184,9 +188,11 @@ def _unknown_version(what: str) -> ClusterError:
     )
 
 
-def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_dir: Path) -> None:
+def _start(
+    ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None, temp_dir: Path
+) -> None:
     cores = os.cpu_count() or 1
-    wanted = (compute.actors or 0) * compute.threads_per_actor
+    wanted = (compute.actors or compute.min_actors or 0) * compute.threads_per_actor
     # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
     cpus = max(cores, wanted, 1)
     # Workers start in Ray's own folder: the package must be found there too when it is run from a clone.
@@ -199,8 +205,9 @@ def _start(ray: Any, compute: ComputeConfig, environment: dict[str, str], temp_d
                 address="local",
                 _node_ip_address=LOOPBACK,
                 num_cpus=cpus,
+                num_gpus=gpus,
                 include_dashboard=False,
-                object_store_memory=compute.object_store_mb * 2**20,
+                object_store_memory=store_mb * 2**20,
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,

@@ -18,6 +18,8 @@ class AtWork:
     actors: int = 0
     readings: int = 0
     writings: int = 0
+    crew: int = 0
+    """Model actors that there are; 0: as many as there are to be."""
 
 
 @dataclass
@@ -38,8 +40,8 @@ class Pace:
     _until: float = 0.0
     _told: float = 0.0
     _state: AtWork = field(default_factory=AtWork)
-    _worked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
-    """Seconds of actors, readings and writings."""
+    _worked: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0, 0.0])
+    """Seconds of actors at work, readings, writings, and of all actors."""
 
     def note(self, now: float, state: AtWork) -> None:
         """From now on these are at work; until now those told before were."""
@@ -50,7 +52,7 @@ class Pace:
         else:
             passed = now - self._until
             before = self._state
-            for i, count in enumerate((before.actors, before.readings, before.writings)):
+            for i, count in enumerate((before.actors, before.readings, before.writings, before.crew or self.actors)):
                 self._worked[i] += count * passed
         self._until, self._state = now, state
 
@@ -64,8 +66,9 @@ class Pace:
         passed = self.seconds
         if passed <= 0:
             return 0.0, 0.0, 0.0
-        sizes = (self.actors, self.readers, self.readers)
-        actors, reading, writing = (min(1.0, w / (s * passed)) for w, s in zip(self._worked, sizes, strict=True))
+        *worked, there = self._worked
+        most = (there, self.readers * passed, self.readers * passed)
+        actors, reading, writing = (min(1.0, w / m) for w, m in zip(worked, most, strict=True))
         return actors, reading, writing
 
     def text(self) -> str:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from pipeline.engine.cluster import TASK_CPUS, Cluster, actor_resources
+from pipeline.engine.cluster import TASK_CPUS, Cluster, actor_resources, capacity_of
 from pipeline.engine.driver import Engine, EngineReport
 from pipeline.engine.executor import (
     ActorHandle,
     CallFailedError,
+    Capacity,
     ClassifyAnswer,
     Executor,
     ReadAnswer,
@@ -55,6 +56,7 @@ class RayExecutor(Executor):
         import ray
 
         self._ray: Any = ray
+        self._compute = config.compute
         once: Any = {"max_restarts": 0, "max_task_retries": 0}
         io_actor = ray.remote(io_class).options(num_cpus=TASK_CPUS, scheduling_strategy="SPREAD", **once)
         self._io = IoPool(ray, io_actor, ray.put(tuple(contexts)), readers)
@@ -74,6 +76,12 @@ class RayExecutor(Executor):
 
     def clock(self) -> float:
         return time.monotonic()
+
+    def capacity(self) -> Capacity:
+        return capacity_of(self._ray, self._compute)
+
+    def allow_readers(self, count: int) -> None:
+        self._io.size = count
 
     def hire(self) -> tuple[ActorHandle, Reference]:
         handle = self._actor_class.remote(self._settings)
@@ -154,4 +162,4 @@ def run_blocks(
 ) -> EngineReport:
     """Computes every block of ``plan`` that is not in ``finished`` on the Ray that is connected."""
     executor = RayExecutor(plan, config, legend, contexts, cluster.readers)
-    return Engine(plan, config, legend, cluster.actors, cluster.readers, executor, journal, progress, finished).run()
+    return Engine(plan, config, legend, cluster.crew, cluster.readers, executor, journal, progress, finished).run()

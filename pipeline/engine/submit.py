@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ClusterError
-from pipeline.settings.model import check_model
+from pipeline.settings.model import check_device, check_model
 from pipeline.settings.run_file import RunConfig
 
 LOST_CONTACT_S = 60.0
@@ -59,8 +59,10 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
 
     Raises:
         CheckpointError: The run's model cannot take what it would be given.
+        ConfigError: It asks for a GPU by number.
         ClusterError: No Jobs API answers there, it refuses the job, or contact is lost for long.
     """
+    check_device(config.model, config.compute.model_copy(update={"address": address}))
     _check_model(config)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient

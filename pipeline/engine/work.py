@@ -64,7 +64,11 @@ class Work:
     # as a target
     layers: Reference | None = None
     """Index layers and counts, between reading and finishing."""
+    given: dict[Reference, int] = field(default_factory=dict)
+    """What the call that merges it was given, bytes each."""
     ending: Ending = Ending.OPEN
+    aside: bool = False
+    """It has made room for others: it holds nothing and asks for nothing until it is recalled."""
     # what is told
     problems: tuple[str, ...] = ()
     incomplete: bool = False
@@ -77,6 +81,8 @@ class Work:
     """Failures to write it."""
     losses: int = 0
     """How often something of it went away with a machine."""
+    times_aside: int = 0
+    """How often it made room."""
 
     @property
     def title(self) -> str:
@@ -109,7 +115,7 @@ class Worklist:
         """Targets of a source that are still to be written; those being written have what they need already."""
         zone = work.key[0]
         found = (self.work.get((zone, target)) for target in work.targets)
-        return [taker for taker in found if taker is not None and taker.wanted and taker.ending in UNWRITTEN]
+        return [t for t in found if t is not None and t.wanted and t.ending in UNWRITTEN and not t.aside]
 
     def lacks_pieces(self, work: Work) -> bool:
         """It is to be classified (again)."""
@@ -121,7 +127,8 @@ class Worklist:
         """It is to be read (again), and nobody is at it."""
         if work.stage is not Stage.IDLE or work.given_up is not None:
             return False
-        return (work.wanted and work.ending is Ending.OPEN and work.layers is None) or self.lacks_pieces(work)
+        asks = work.wanted and work.ending is Ending.OPEN and not work.aside
+        return (asks and work.layers is None) or self.lacks_pieces(work)
 
     def hopeless(self, work: Work) -> bool:
         """A target that lacks something of its own which will never come."""
@@ -148,6 +155,16 @@ class Worklist:
         work.layers = None
         for need in self.needs(work):
             need.pieces.pop(work.key[1], None)
+
+    def put_aside(self, work: Work) -> None:
+        """An open target makes room: what only it needed is let go, and computed again when it is recalled."""
+        work.aside = True
+        work.times_aside += 1
+        work.layers = None
+        index = work.key[1]
+        for need in self.needs(work):
+            if need.pieces.get(index) is not None:  # that a block has nothing to give stays known
+                del need.pieces[index]
 
     def lose(self, lost: frozenset[Reference], work: Work) -> bool:
         """Forgets what of a block is among the lost objects; whether anything was."""

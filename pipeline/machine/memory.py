@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
 import psutil
 
 INTERVAL_S = 0.5
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,18 @@ def process_memory() -> ProcessMemory:
     """Peak memory of the calling process."""
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return ProcessMemory(socket.gethostname(), os.getpid(), peak_mb)
+
+
+def shareable_bytes() -> int:
+    """Memory that processes of this machine could share now: what is free, of the container and of ``/dev/shm`` too."""
+    free: list[int] = [psutil.virtual_memory().available]
+    with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or another kind of system
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        free.append(max(0, limit - used))
+    with contextlib.suppress(OSError):
+        shared = os.statvfs("/dev/shm")
+        free.append(shared.f_bavail * shared.f_frsize)
+    return min(free)
 
 
 def family(process: psutil.Process) -> list[psutil.Process]:

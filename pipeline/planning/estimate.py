@@ -17,7 +17,7 @@ from pipeline.records.grid import INDEX_CELL_PX, unproject, window_bounds
 from pipeline.records.plan import MapPlan, Window, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
-from pipeline.settings.run_file import RunConfig
+from pipeline.settings.run_file import DEFAULT_STORE_MB, RunConfig
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
@@ -275,4 +275,7 @@ def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
     reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1)
     # Reflectance in, one channel set of scores out (about as many classes as bands), float32.
     actor = WORKER_BYTES + pixels * 4 * len(BANDS) * 2
-    return readers * reader + actors * actor + config.compute.object_store_mb * 1_000_000 + WORKER_BYTES
+    # Where the run file does not say: composite and pieces of what is in flight, with a tenth for the front.
+    in_flight = 1.1 * actors * (1 + config.compute.prefetch) * pixels * 4 * len(BANDS) * 2
+    store = (config.compute.object_store_mb or max(DEFAULT_STORE_MB, round(in_flight / 2**20))) * 2**20
+    return readers * reader + actors * actor + store + WORKER_BYTES

@@ -11,7 +11,7 @@ from pipeline.planning.blocks import build_plan
 from pipeline.planning.zones import zone_areas
 from pipeline.records.plan import MapPlan
 from pipeline.records.region import Region, read_region
-from pipeline.settings.model import check_model, classifier_fingerprint, device_for
+from pipeline.settings.model import check_device, check_model, classifier_fingerprint
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
 from spex_core.legend import Legend
@@ -43,7 +43,7 @@ def prepare(config: RunConfig) -> Prepared:
         CatalogError: The catalog does not answer.
     """
     legend = Legend.from_yaml(config.legend)
-    device_for(config.model, config.compute.gpus_per_actor)
+    check_device(config.model, config.compute)
     check_model(config.model, config.source.bands)
     fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions

@@ -66,6 +66,8 @@ def local_actors(compute: ComputeConfig) -> int:
     """Model actors of a run on this machine, as far as it is known before Ray is started: GPUs are not counted."""
     if compute.actors:
         return compute.actors
+    if compute.max_actors and not compute.gpus_per_actor:
+        return min(compute.max_actors, max(1, (os.cpu_count() or 1) // compute.threads_per_actor))
     return 1 if compute.gpus_per_actor else max(1, (os.cpu_count() or 1) // compute.threads_per_actor)
 
 

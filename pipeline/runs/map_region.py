@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.engine.budget import plan_need
 from pipeline.engine.cluster import connected
 from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
@@ -32,6 +33,7 @@ from pipeline.planning.prepare import Prepared, prepare
 from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
 from pipeline.records.scene import Scene
+from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
 from pipeline.sources.file_identity import file_identity
@@ -114,7 +116,8 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
         journal.append(RunStarted(_now(), plan.run_id, len(finished)))
         try:
             progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
-            with connected(config.compute) as cluster:
+            need = plan_need(plan, len(prepared.legend), finished)
+            with connected(config.compute, need, gpu_number(config.model)) as cluster:
                 progress.say(cluster.description)
                 report = run_blocks(
                     plan,

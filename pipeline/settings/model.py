@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipeline.errors import ConfigError
-from pipeline.settings.run_file import ModelConfig
+from pipeline.settings.run_file import ComputeConfig, ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import check_checkpoint, checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
@@ -29,7 +29,10 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def device_for(config: ModelConfig, gpus_per_actor: float) -> str:
-    """Device of one actor: ``auto`` is the GPU that Ray lends, else the CPU.
+    """Device of one actor, as its own process sees it: ``auto`` is the GPU that Ray lends, else the CPU.
+
+    Ray shows an actor no other GPU than those that it lends. So ``cuda:N`` is not a name inside of it: the run gives
+    Ray that GPU alone (:func:`gpu_number`), and the actor finds it as its first.
 
     Raises:
         ConfigError: A CUDA device is asked for, but no GPU is reserved for the actors.
@@ -38,7 +41,33 @@ def device_for(config: ModelConfig, gpus_per_actor: float) -> str:
         return "cuda" if gpus_per_actor > 0 else "cpu"
     if config.device.startswith("cuda") and gpus_per_actor <= 0:
         raise ConfigError(f"model.device is {config.device!r}: set compute.gpus_per_actor to 1 as well")
-    return config.device
+    return config.device.split(":")[0]
+
+
+def gpu_number(config: ModelConfig) -> int | None:
+    """N of ``cuda:N``: the one GPU of this machine that the run may use, counted as CUDA programs count them here."""
+    _, _, number = config.device.partition(":")
+    return int(number) if number else None
+
+
+def check_device(config: ModelConfig, compute: ComputeConfig) -> None:
+    """Refuses a device that the actors of a run could not have.
+
+    Raises:
+        ConfigError: No GPU is reserved for them, or one is named where Ray chooses.
+    """
+    device_for(config, compute.gpus_per_actor)
+    if gpu_number(config) is None:
+        return
+    if compute.address is not None:
+        raise ConfigError(
+            f"model.device is {config.device!r}, but on a cluster Ray chooses the GPU of each actor: set it to cuda"
+        )
+    if compute.gpus_per_actor > 1:
+        raise ConfigError(
+            f"model.device is {config.device!r}, but each actor takes {compute.gpus_per_actor:g} GPUs: set it to cuda, "
+            "or compute.gpus_per_actor to 1 or less"
+        )
 
 
 def device_kind(config: ModelConfig, gpus_per_actor: float) -> Kind:

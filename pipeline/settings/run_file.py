@@ -76,7 +76,7 @@ class ModelConfig(Section):
     explain: Explain = "none"
     """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+    """``auto``, ``cpu``, ``cuda`` (whichever GPUs Ray lends) or ``cuda:N`` (that GPU of this machine, no other)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products, convolutions and attention; ``auto`` is bfloat16 on CUDA, float32 on a CPU."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -126,12 +126,24 @@ class TilingConfig(Section):
         return self.overlap_px // 4 if self.margin_px is None else self.margin_px
 
 
+DEFAULT_STORE_MB = 1024
+
+
 class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
     actors: int | None = Field(default=None, ge=1, le=4096)
-    """Model actors; default: one per core, or one per GPU if ``gpus_per_actor`` > 0."""
+    """Model actors, from the start to the end; default: one per core, or as many as the GPUs carry if
+    ``gpus_per_actor`` > 0, and more when nodes join a cluster."""
+    min_actors: int | None = Field(default=None, ge=1, le=4096)
+    """Instead of ``actors``: so many from the start to the end; default: one if ``max_actors`` is given."""
+    max_actors: int | None = Field(default=None, ge=1, le=4096)
+    """Instead of ``actors``: so many at most. Actors are hired while blocks wait for one, and let go when none has for
+    a minute; an autoscaler brings and takes their machines."""
+    machines_within_s: float = Field(default=1800.0, gt=0)
+    """How long a run waits for machines while it has no actor at all."""
     gpus_per_actor: float = Field(default=0.0, ge=0)
+    """As Ray's ``num_gpus``: 1, 2, ... whole GPUs for each actor, or a fraction of one (0.5: two share a GPU)."""
     threads_per_actor: int = Field(default=1, ge=1)
     readers: int | None = Field(default=None, ge=1)
     """Most blocks that are read at the same time; default: as many as actors. A run begins with one, and adds one
@@ -142,10 +154,26 @@ class ComputeConfig(Section):
     """Attempts per block before it is recorded as missing."""
     answer_within_s: float = Field(default=3600.0, gt=0)
     """A read, classification or write that has not answered after so many seconds is ended and counts as an attempt."""
-    object_store_mb: int = Field(default=1024, ge=128)
-    """Shared memory of a local Ray."""
+    object_store_mb: int | None = Field(default=None, ge=128)
+    """Shared memory of a local Ray, MiB: blocks on their way lie there. Default: what the plan wants, at least 1024 and
+    at most three tenths of the free memory."""
     address: str | None = None
     """Ray cluster to join (``auto``, ``ray://...``); default: start a local one."""
+
+    @model_validator(mode="after")
+    def _one_number_or_two(self) -> ComputeConfig:
+        if self.actors is not None and (self.min_actors or self.max_actors):
+            raise ValueError("actors is a fixed number of them: leave it out with min_actors or max_actors")
+        if self.min_actors and self.max_actors and self.min_actors > self.max_actors:
+            raise ValueError(f"min_actors {self.min_actors} must be at most max_actors {self.max_actors}")
+        return self
+
+    @field_validator("gpus_per_actor")
+    @classmethod
+    def _lendable(cls, gpus: float) -> float:
+        if gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"{gpus:g} GPUs cannot be lent: a fraction of one (0.5), or whole ones (1, 2, ...)")
+        return gpus
 
 
 class RegionsConfig(Section):

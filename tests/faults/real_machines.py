@@ -30,6 +30,7 @@ import psutil
 
 from pipeline.engine.cluster import Cluster as Size
 from pipeline.engine.cluster import worker_environment
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.driver import Engine
 from pipeline.engine.io_workers import IoWorker
 from pipeline.engine.ray_executor import RayExecutor
@@ -179,7 +180,7 @@ def mapped(source: Path, output: Path, strike: Callable[[], None] | None = None)
 
     prepared = prepare(tiny_config(source, output, compute={"actors": 2, "attempts": 6, "answer_within_s": 120}))
     store = RunStore.create(output / "state", prepared.plan, prepared.legend)
-    size = Size(2, 2, False, "test")
+    size = Size(CrewSize(2, 2), 2, False, "test")
     executor = RayExecutor(
         prepared.plan,
         prepared.config,
@@ -195,7 +196,7 @@ def mapped(source: Path, output: Path, strike: Callable[[], None] | None = None)
             prepared.plan,
             prepared.config,
             prepared.legend,
-            size.actors,
+            size.crew,
             size.readers,
             executor,
             journal,

@@ -15,6 +15,7 @@ import pytest
 from ray.exceptions import ObjectLostError
 
 from pipeline.engine.cluster import Cluster
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.driver import Engine, EngineReport
 from pipeline.engine.io_workers import IoWorker
 from pipeline.engine.ray_executor import RayExecutor
@@ -94,7 +95,7 @@ class Ground:
     def run(self, actor: Any = None, io: Any = None) -> EngineReport:
         with self.store.journal_writer() as journal:
             p = self.prepared
-            size = (self.cluster.actors, self.cluster.readers)
+            size = (self.cluster.crew, self.cluster.readers)
             classes = {"actor_class": actor or BlockClassifier, "io_class": io or IoWorker}
             executor = RayExecutor(p.plan, p.config, p.legend, zone_contexts(p, self.store), size[1], **classes)
             return Engine(p.plan, p.config, p.legend, *size, executor, journal, LogProgress(), frozenset()).run()
@@ -114,7 +115,7 @@ class Ground:
 def ground(tiny_archive: Path, local_ray: Cluster, tmp_path: Path) -> Ground:
     config = tiny_config(tiny_archive, tmp_path, compute={"actors": 1, "attempts": 2})
     prepared = prepare(config)
-    cluster = Cluster(1, 1, False, "test")
+    cluster = Cluster(CrewSize(1, 1), 1, False, "test")
     return Ground(prepared, RunStore.create(tmp_path / "state", prepared.plan, prepared.legend), cluster)
 
 
@@ -203,7 +204,7 @@ def test_a_machine_that_goes_while_its_neighbour_is_finished_leaves_no_hole(
     ground: Ground, expected: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.engine.io_workers.LINE", 1)  # or all would be finished by one process, in turn
-    ground.cluster = Cluster(1, 2, False, "test")
+    ground.cluster = Cluster(CrewSize(1, 1), 2, False, "test")
     report = ground.run(io=OnAMachineThatGoes)
     assert (report.finished, report.failed, report.incomplete) == (4, [], 0)
     assert np.array_equal(ground.landcover(), expected)

@@ -16,21 +16,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.engine.budget import Sizes
-from pipeline.engine.executor import CallFailedError, ClassifyAnswer, Executor, ReadAnswer, Reference, Trouble
+from pipeline.engine.executor import CallFailedError, Capacity, ClassifyAnswer, Executor, ReadAnswer, Reference, Trouble
 from pipeline.engine.tasks import BlockReport, ReadReport
 from pipeline.engine.work import Key
-from pipeline.machine.memory import ProcessMemory
 from pipeline.predict.classifier import ClassifyReport
 from pipeline.records.plan import Block
 from spex_core.errors import SpexError
-from tests.pipeline.engine.machines import FAULTS, Actor, Machine, Ref, Running, Written
+from tests.pipeline.engine.autoscaler import Autoscaler, Fleet, settle
+from tests.pipeline.engine.machines import FAULTS, Actor, Machine, Ref, Running, Written, memory_of
 
 
 class World(Executor):
     """See the module. ``rates`` are probabilities per call, for machines per turn of the weather."""
 
     def __init__(
-        self, seed: int, blocks: dict[Key, Block], sizes: dict[Key, Sizes], *, machines: int, faults: bool
+        self,
+        seed: int,
+        blocks: dict[Key, Block],
+        sizes: dict[Key, Sizes],
+        *,
+        machines: int,
+        faults: bool,
+        store_bytes: int = 2**60,
+        fleet: Fleet | None = None,
     ) -> None:
         self.random = random.Random(seed)
         draw = self.random
@@ -38,6 +46,7 @@ class World(Executor):
         self.quiet_after = draw.choice((50.0, 2_000.0, 40_000.0))
         """From then on nothing new goes wrong: a run must come to its end."""
         self.sizes = sizes
+        self.store_bytes = store_bytes
         self.empty = {key for key in sorted(blocks) if draw.random() < draw.choice((0.0, 0.0, 0.2))}
         self.poisoned: dict[str, set[Key]] = {
             kind: {key for key in sorted(blocks) if draw.random() < self.rates[f"block poisons {kind}"]}
@@ -48,6 +57,9 @@ class World(Executor):
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.numbers = itertools.count()
         self.machines = [Machine(number) for number in range(machines)]
+        self.fleet = fleet
+        if fleet is not None:
+            Autoscaler(self, fleet)
         self.objects: weakref.WeakSet[Ref] = weakref.WeakSet()
         self.running: list[Running] = []
         self.actors: list[Actor] = []
@@ -58,6 +70,8 @@ class World(Executor):
         self.losses: Counter[Key] = Counter()
         self.happened: Counter[str] = Counter()
         self.peak_bytes = 0
+        self.most_actors = 0
+        self.worked_on: Counter[int] = Counter()  # machine → classifications
         self.steps = 0
         if self.rates["machine dies"] or self.rates["machine is out of reach"]:
             self._later(draw.uniform(0, 60), self._weather)
@@ -111,7 +125,8 @@ class World(Executor):
         spot = [machine for machine in self.machines[1:] if machine.alive]  # the driver's own machine stays
         if spot and self._strikes("machine dies"):
             self._lose_machine(self.random.choice(spot))
-            self.machines.append(Machine(len(self.machines)))
+            self.machines.append(Machine(len(self.machines), slots=self.fleet.slots if self.fleet else 99))
+            settle(self)
         if spot and self._strikes("machine is out of reach"):
             self.random.choice(spot).reachable_at = self.now + self.random.uniform(1, 5_000)
         self._later(self.random.uniform(1, 200), self._weather)
@@ -174,7 +189,7 @@ class World(Executor):
             self._fail_later(call, Trouble.LOST, "the answer is gone")
         else:
             problems = ("a scene could not be read",) if call.key in self.unread else ()
-            report = ReadReport(call.key in self.empty, problems, bool(problems), _memory(call.machine))
+            report = ReadReport(call.key in self.empty, problems, bool(problems), memory_of(call.machine))
             self._answer_later(call, report)
 
     def finish(self, zone: int, block: Block, layers: Reference, pieces: Sequence[Reference]) -> Reference:
@@ -215,15 +230,22 @@ class World(Executor):
             if self._strikes("finisher dies after writing"):
                 self._fail_later(call, Trouble.WORKER, "a finisher died")
             else:
-                self._answer_later(call, BlockReport("0" * 64, 1.0, _memory(call.machine)))
+                self._answer_later(call, BlockReport("0" * 64, 1.0, memory_of(call.machine)))
+
+    def capacity(self) -> Capacity:
+        return Capacity(sum(machine.slots for machine in self.machines if machine.alive), self.store_bytes)
 
     def hire(self) -> tuple[Actor, Reference]:
         load = self._ref("load", (-1, -1))
-        actor = Actor(self._place(), load)
+        actor = Actor(None, load)
         self.actors.append(actor)
+        self.most_actors = max(self.most_actors, sum(actor.alive for actor in self.actors))
+        settle(self)
+        return actor, load
+
+    def _begin_loading(self, actor: Actor) -> None:
         if not self._strikes("load hangs"):
             self._later(self.random.expovariate(1 / 20), lambda: self._loaded(actor))
-        return actor, load
 
     def _loaded(self, actor: Actor) -> None:
         if not actor.alive:
@@ -240,6 +262,7 @@ class World(Executor):
     ) -> ClassifyAnswer:
         assert isinstance(pixels, Ref), "an actor is given pixels"
         key = (zone, block.index)
+        assert actor.machine is not None, "an actor that no machine carries was sent a block"
         assert pixels.what == "pixels"
         assert pixels.key == key
         pieces = [self._ref("piece", key, self.sizes[key].pieces.get(t, 0), actor.machine) for t in targets]
@@ -280,7 +303,8 @@ class World(Executor):
         if self._strikes("classify raises"):
             self._fail_later(call, Trouble.OWN, "a number is not a number")
         else:
-            self._answer_later(call, ClassifyReport((), _memory(actor.machine)))
+            self.worked_on[call.machine.number] += 1
+            self._answer_later(call, ClassifyReport((), memory_of(call.machine)))
         self._work(actor)
 
     def _kill_actor(self, actor: Actor, reason: str) -> None:
@@ -289,7 +313,9 @@ class World(Executor):
         actor.alive = False
         if not actor.load.ready:
             actor.load.failure = CallFailedError(Trouble.WORKER, SpexError(reason), reason)
-            self._later(self._delay(actor.machine), lambda: setattr(actor.load, "ready", True))
+            self._later(
+                self._delay(actor.machine) if actor.machine else 0.0, lambda: setattr(actor.load, "ready", True)
+            )
         for call in actor.queue:
             self._fail_later(call, Trouble.WORKER, reason)
         actor.queue.clear()
@@ -361,6 +387,7 @@ class World(Executor):
             self._drop(call)
         actor.queue.clear()
         actor.alive = False
+        settle(self)
 
     def cancel(self, reference: Reference) -> None:
         assert isinstance(reference, Ref)
@@ -371,7 +398,3 @@ class World(Executor):
                 call.over = call.unwanted = True
                 self._drop(call)
                 return
-
-
-def _memory(machine: Machine) -> ProcessMemory:
-    return ProcessMemory(f"machine {machine.number}", 1, 100.0)

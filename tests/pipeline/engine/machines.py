@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.engine.executor import CallFailedError
 from pipeline.engine.work import Key
+from pipeline.machine.memory import ProcessMemory
 
 FAULTS = (
     "read raises",
@@ -62,6 +63,10 @@ class Machine:
     alive: bool = True
     reachable_at: float = 0.0
     """No word of it arrives before."""
+    slots: int = 99
+    """Model actors that it carries."""
+    idle_until: float = 0.0
+    """An autoscaler does not take it back before."""
 
 
 @dataclass(eq=False)
@@ -83,7 +88,8 @@ class Running:
 class Actor:
     """One model actor; it works on the first of its queue."""
 
-    machine: Machine
+    machine: Machine | None
+    """None: no machine carries it yet."""
     load: Ref
     alive: bool = True
     loaded: bool = False
@@ -98,3 +104,8 @@ class Written:
     """What stands in the store under a block."""
 
     sources: frozenset[int]
+
+
+def memory_of(machine: Machine) -> ProcessMemory:
+    """What its processes say of themselves."""
+    return ProcessMemory(f"machine {machine.number}", 1, 100.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import crew
+from pipeline.engine.crew import CrewSize
 from pipeline.engine.driver import Engine
 from pipeline.engine.executor import CallFailedError, Trouble
 from pipeline.engine.work import Key
@@ -53,13 +53,20 @@ class Scripted(World):
 
 
 def run(
-    shape: int, script: Callable[[Scripted, Running], bool], *, actors: int = 1, finished: frozenset[Key] = frozenset()
+    shape: int,
+    script: Callable[[Scripted, Running], bool],
+    *,
+    actors: int = 1,
+    finished: frozenset[Key] = frozenset(),
+    **compute: float,
 ) -> tuple[Engine, Scripted, Journal]:
     plan, sizes = plan_and_sizes(shape, False)
     blocks = {(z, b.index): b for z, zone in enumerate(plan.zones) for b in zone.blocks}
     world, journal = Scripted(blocks, sizes, script), Journal()
-    config = run_config(compute={"attempts": 3, "prefetch": 4, "answer_within_s": 600}, tiling=TILING.model_dump())
-    engine = Engine(plan, config, LEGEND, actors, 4, world, journal, Quiet(), finished)  # type: ignore[arg-type]
+    config = run_config(
+        compute={"attempts": 3, "prefetch": 4, "answer_within_s": 600, **compute}, tiling=TILING.model_dump()
+    )
+    engine = Engine(plan, config, LEGEND, CrewSize(actors, actors), 4, world, journal, Quiet(), finished)  # type: ignore[arg-type]
     engine.run()
     return engine, world, journal
 
@@ -124,7 +131,6 @@ def test_a_block_behind_the_one_that_kills_its_actor_keeps_its_pixels() -> None:
 
 
 def test_a_lone_actor_may_die_long_after_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crew, "PATIENCE_S", 60.0)
     killed: list[float] = []
 
     def script(world: Scripted, call: Running) -> bool:
@@ -135,7 +141,7 @@ def test_a_lone_actor_may_die_long_after_it_began(monkeypatch: pytest.MonkeyPatc
         return False
 
     monkeypatch.setattr(Scripted, "hire", slow_hire)
-    _, _, journal = run(ROW_OF_SIX, script)
+    _, _, journal = run(ROW_OF_SIX, script, machines_within_s=60.0)
     assert killed
     assert killed[0] > 60
     assert len(journal.records) == 6
@@ -207,7 +213,7 @@ def test_an_undisturbed_run_does_everything_once() -> None:
     for kind in ("read", "classify", "finish"):
         assert set(world.calls[kind].values()) == {1}
         assert len(world.calls[kind]) == 16
-    assert world.peak_bytes <= engine.budget_bytes
+    assert world.peak_bytes <= engine.room.budget_bytes
 
 
 def test_peak_memory_is_of_processes_that_lived_together() -> None:

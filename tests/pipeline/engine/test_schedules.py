@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import driver
-from pipeline.engine.crew import Crew
+from pipeline.engine.crew import Crew, CrewSize
 from pipeline.engine.driver import Engine
 from pipeline.engine.pending import Pending
+from pipeline.engine.store_room import StoreRoom
 from pipeline.engine.work import Ending, Work, Worklist
 from tests.pipeline.engine.machines import FAULTS
 from tests.pipeline.engine.schedules import play, play_many
@@ -34,6 +34,7 @@ def test_no_schedule_of_failures_loses_repeats_or_waits_for_ever() -> None:
     ends, happened, failed = play_many(range(COUNT))
     assert not failed, f"{len(failed)} of {COUNT} seeds failed; the first:\nseed {failed[0][0]}\n{failed[0][1]}"
     assert ends["complete"] > COUNT / 5
+    assert all(happened[kind] > COUNT / 50 for kind in ("machine joins", "capacity goes", "idle machine goes"))
     never = [kind for kind in FAULTS if not kind.startswith(("block poisons", "scene")) and not happened[kind]]
     assert not never, "a kind of fault that was never played proves nothing"
 
@@ -70,6 +71,11 @@ def _forgets_the_waiting(self: Crew, work: Work) -> None:
     """A block behind one that killed its actor is not sent again."""
 
 
+def _never_replaced(self: Crew) -> None:
+    while len(self._executor.actors) < self.size.least:  # type: ignore[attr-defined]
+        self.hire()
+
+
 PLANTED: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "merges before all pieces are there": (Worklist, "ready", _ready_without_its_needs),
     "does not forget what is lost": (Engine, "forget", _retries_as_it_was),
@@ -78,7 +84,11 @@ PLANTED: dict[str, tuple[Any, str, Callable[..., Any]]] = {
     "leaves neighbours of a lost block waiting": (Engine, "_give_up", _gives_up_alone),
     "holds pieces of written blocks": (Worklist, "let_go", _lets_nothing_go),
     "loses the block behind": (Crew, "_put_back", _forgets_the_waiting),
-    "holds as much as comes": (driver, "budget_bytes", lambda *_: 0),
+    "hires more than it may": (CrewSize, "of", lambda self, blocks: CrewSize(self.least, self.most + 3)),
+    "never hires for one that died": (Crew, "adjust", _never_replaced),
+    "holds as much as comes": (StoreRoom, "fits", lambda *_: True),
+    "never makes room": (StoreRoom, "make", lambda *_: None),
+    "never recalls who made room": (StoreRoom, "recall", lambda *_: []),
 }
 
 

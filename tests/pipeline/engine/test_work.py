@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.engine.cluster import actor_resources, default_actors, worker_environment
+from pipeline.engine.cluster import actor_resources, chosen_gpu, default_actors, worker_environment
 from pipeline.engine.ray_errors import one_line
 from pipeline.engine.work import block_order, open_work
-from pipeline.errors import ClusterError, ReadError
+from pipeline.errors import ConfigError, ReadError
 from pipeline.planning.blocks import plan_blocks
 from pipeline.records.plan import MapPlan, ZoneGrid, ZonePlan
 from pipeline.settings.run_file import ComputeConfig, TilingConfig
@@ -64,18 +64,53 @@ def test_an_error_is_told_in_one_line_without_the_remote_traceback() -> None:
 
 
 def test_actors_follow_cores_threads_and_gpus() -> None:
-    assert default_actors(ComputeConfig(), cpus=8, gpus=0) == 8
-    assert default_actors(ComputeConfig(threads_per_actor=3), cpus=8, gpus=0) == 2
-    assert default_actors(ComputeConfig(threads_per_actor=4), cpus=2, gpus=0) == 1
-    assert default_actors(ComputeConfig(gpus_per_actor=0.5), cpus=8, gpus=2) == 4
-    with pytest.raises(ClusterError, match="0 GPUs"):
-        default_actors(ComputeConfig(gpus_per_actor=1), cpus=8, gpus=0)
+    eight = {"CPU": 8.0}
+    assert default_actors(ComputeConfig(), [eight]) == 8
+    assert default_actors(ComputeConfig(), [eight, {"object_store_memory": 1e9}, {"CPU": 2.0}]) == 10
+    assert default_actors(ComputeConfig(threads_per_actor=3), [eight]) == 2
+    assert default_actors(ComputeConfig(threads_per_actor=4), [{"CPU": 2.0}]) == 1
+    with pytest.raises(ConfigError, match="Ray sees 8 CPUs and 0 GPUs"):
+        default_actors(ComputeConfig(gpus_per_actor=1), [eight])
+
+
+@pytest.mark.parametrize(
+    ("each", "nodes", "actors"),
+    [
+        (1, [(8, 4)], 4),
+        (1, [(8, 1), (8, 1), (8, 0)], 2),
+        (0.5, [(8, 2)], 4),
+        (0.4, [(8, 2)], 4),  # two on each: no actor's fraction lies on two GPUs
+        (0.3, [(8, 1)], 3),
+        (1 / 3, [(8, 1)], 3),
+        (2, [(8, 4)], 2),
+        (2, [(8, 1), (8, 1), (8, 3)], 1),  # an actor's GPUs are of one machine
+        (0.125, [(2, 1)], 3),  # half a core each, and a quarter for a reader
+    ],
+)
+def test_gpus_are_lent_as_ray_lends_them(each: float, nodes: list[tuple[float, float]], actors: int) -> None:
+    there = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    assert default_actors(ComputeConfig(gpus_per_actor=each), there) == actors
+
+
+@pytest.mark.parametrize("gpus", [1.5, 2.25, float("inf"), -1])
+def test_gpus_that_ray_cannot_lend_are_refused(gpus: float) -> None:
+    with pytest.raises(ValueError, match="gpus_per_actor"):
+        ComputeConfig(gpus_per_actor=gpus)
+
+
+def test_a_gpu_by_its_number_is_one_of_those_that_the_environment_shows() -> None:
+    assert chosen_gpu(1, None, 2) == "1"
+    assert chosen_gpu(1, ["4", " 7"], 8) == "7"
+    assert chosen_gpu(0, ["GPU-8932f937"], 8) == "GPU-8932f937"
+    for number, visible, found, told in ((2, None, 2, "GPUs 0 to 1"), (1, ["3"], 4, "one GPU"), (0, None, 0, "no GPU")):
+        with pytest.raises(ConfigError, match=rf"'cuda:{number}', but this process sees {told}"):
+            chosen_gpu(number, visible, found)
 
 
 def test_actors_and_their_readers_fit_on_the_cores_that_they_are_counted_by() -> None:
     for threads in (1, 2, 4):
         compute = ComputeConfig(threads_per_actor=threads)
-        actors = default_actors(compute, cpus=8, gpus=0)
+        actors = default_actors(compute, [{"CPU": 8.0}])
         assert actors * (actor_resources(compute)["num_cpus"] + 0.25) <= 8
 
 

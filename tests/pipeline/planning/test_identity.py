@@ -116,6 +116,9 @@ RUN_FILE: dict[str, list[Trial]] = {
     "tiling.margin_px": [pixels({"tiling": {"margin_px": 2}}), nothing({"tiling": {"margin_px": 4}})],
     "tiling.block_px": [pixels({"tiling": {"block_px": 256}})],
     "compute.actors": [nothing({"compute": {"actors": 7}})],
+    "compute.min_actors": [nothing({"compute": {"min_actors": 2}})],
+    "compute.max_actors": [nothing({"compute": {"max_actors": 7}})],
+    "compute.machines_within_s": [nothing({"compute": {"machines_within_s": 60}})],
     "compute.gpus_per_actor": [
         pixels({"compute": {"gpus_per_actor": 1}}),
         nothing({"compute": {"gpus_per_actor": 1}}, {"model": {"device": "cpu"}}),

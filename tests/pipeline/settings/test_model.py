@@ -13,13 +13,15 @@ from pipeline.errors import ClusterError, ConfigError
 from pipeline.settings.model import (
     COMPILING_PAYS_TILES,
     INDEX_RULES,
+    check_device,
     check_model,
     compiles,
     device_for,
     device_kind,
+    gpu_number,
     precision_for,
 )
-from pipeline.settings.run_file import ModelConfig, RunConfig
+from pipeline.settings.run_file import ComputeConfig, ModelConfig, RunConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.errors import CheckpointError
 from tests.pipeline.small_plans import run_config
@@ -31,7 +33,26 @@ def test_devices() -> None:
     assert device_for(ModelConfig(device="cpu"), 1.0) == "cpu"
     with pytest.raises(ConfigError, match="gpus_per_actor"):
         device_for(ModelConfig(device="cuda:0"), 0.0)
+    assert device_for(ModelConfig(device="cuda:1"), 1.0) == "cuda", "an actor sees the GPU that it is lent as its first"
+    assert [gpu_number(ModelConfig(device=d)) for d in ("auto", "cpu", "cuda", "cuda:0", "cuda:11")] == [
+        *(None, None, None, 0, 11)
+    ]
     assert [device_kind(ModelConfig(device=d), 1.0) for d in ("auto", "cpu", "cuda:1")] == ["cuda", "cpu", "cuda"]
+
+
+def test_a_gpu_by_its_number_is_for_runs_on_this_machine() -> None:
+    model = ModelConfig(device="cuda:1")
+    check_device(model, ComputeConfig(gpus_per_actor=0.5))
+    check_device(ModelConfig(device="cuda"), ComputeConfig(gpus_per_actor=2, address="auto"))
+    with pytest.raises(ConfigError, match=r"set compute\.gpus_per_actor to 1 as well"):
+        check_device(model, ComputeConfig())
+    with pytest.raises(ConfigError, match="on a cluster Ray chooses the GPU of each actor: set it to cuda"):
+        check_device(model, ComputeConfig(gpus_per_actor=1, address="auto"))
+    with pytest.raises(ConfigError, match="each actor takes 2 GPUs"):
+        check_device(model, ComputeConfig(gpus_per_actor=2))
+    settings = {"model": {"device": "cuda:1"}, "compute": {"gpus_per_actor": 1}}
+    with pytest.raises(ConfigError, match="on a cluster Ray chooses"):
+        submit_run(run_config(**settings), Path("run.yaml"), "http://127.0.0.1:9")
 
 
 def test_bfloat16_is_for_gpus_unless_asked_for() -> None:
