@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.engine.work import Key, Stage, Work
-from pipeline.records.grid import intersection
 from pipeline.records.plan import MapPlan, Window
+from pipeline.records.windows import intersection
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.indices import SPECTRAL_INDICES
 

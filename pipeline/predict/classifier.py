@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,11 @@ from pipeline.settings.model import (
     index_rules_fingerprint,
     tiles_per_forward,
 )
-from pipeline.settings.run_file import ModelConfig, TilingConfig
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import ModelConfig, TilingConfig
 
 logger = logging.getLogger(__name__)
 

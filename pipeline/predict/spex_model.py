@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from pipeline.predict.model_cache import keep_model, kept_file, kept_model
 from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
-from pipeline.settings.run_file import ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from pipeline.settings.run_file import ModelConfig
     from spex_core.word_masks import WordMasks
 
 BACKEND = "inductor"
