@@ -180,12 +180,15 @@ def scored_tiles(
         answers: list[Any] = []
         while len(answers) < len(pixels):
             part = pixels[len(answers) : len(answers) + batch.fits]
+            full = False
             try:
                 answers.extend(classifier.device_scores(np.stack(part)))
             except Exception as error:
                 # Only the GPU's own complaint: any other error is a real one and must not be papered over.
                 if type(error).__name__ != "OutOfMemoryError" or batch.fits == 1:
                     raise
+                full = True
+            if full:  # outside of the handler, whose traceback keeps the failed pass's tensors alive
                 batch.fits = max(1, batch.fits // 2)
                 note(
                     f"the GPU is out of memory; going on with {batch.fits} tiles per forward pass "

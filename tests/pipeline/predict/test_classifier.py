@@ -133,6 +133,13 @@ def test_what_did_not_fit_in_one_block_is_not_tried_in_the_next() -> None:
     assert len(notes) == 1
 
 
+def test_memory_is_released_when_nothing_holds_the_failed_pass_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled: list[BaseException | None] = []
+    monkeypatch.setattr("pipeline.predict.classifier._release_gpu_memory", lambda: handled.append(sys.exception()))
+    assert run(Recorder(OutOfMemoryError("CUDA out of memory"), above=1), tiles(1, 2), 2) == [1, 2]
+    assert handled == [None]
+
+
 def test_a_gpu_too_small_for_one_tile_is_an_error() -> None:
     with pytest.raises(OutOfMemoryError):
         run(Recorder(OutOfMemoryError("CUDA out of memory")), tiles(1, 2), 2)
