@@ -9,11 +9,12 @@ classes on the CPU; and a map from COGs, end to end. A section that fails, does 
 says so in the table, keeps the rows that it had, and costs the others nothing; sections for which the time is used up
 are named. Without a CUDA device, or with --small, everything runs in small: for tests, the figures mean nothing.
 
-The machine needs torch with CUDA and Triton (2.11 or newer seen), transformers >= 5.23 with tokenizers and safetensors
-(5.17 cannot read the configuration: bring the 13 MB wheel, install it with --no-deps), numpy, scipy, scikit-image,
-PyYAML and psutil, and no network: weights are built in or random. Only "end to end" needs the whole product, installed with its dependencies (pip install -c constraints.txt .); where Ray, rasterio or another is missing,
-that section says which and is left out. It simulates its scene, which takes a minute or so of one core, unless --scene
-names a folder that `python -m benchmarks.pipeline --size 2048` kept (out/benchmark/archive-2048-2, say).
+The machine needs torch with CUDA and Triton (2.11 and newer), transformers >= 5.23 with tokenizers and safetensors
+(5.17 cannot read the configuration: bring that wheel, 13 MB, and install it with --no-deps), numpy, scipy,
+scikit-image, PyYAML and psutil, and no network: weights are built in or random. Only "end to end" needs the whole product, installed
+with its dependencies (pip install -c constraints.txt .); where Ray, rasterio or another is missing, that section says
+which and is left out. It simulates its scene, which takes a minute or so of one core, unless --scene names a folder
+that `python -m benchmarks.pipeline --size 2048` kept (out/benchmark/archive-2048-2, say).
 
 The last line is one JSON object.
 """

@@ -27,8 +27,8 @@ compiling per actor against some milliseconds a tile."""
 
 Kind = Literal["cpu", "cuda"]
 TILES_PER_FORWARD: dict[Kind, int] = {"cpu": 1, "cuda": 4}
-"""On a GPU what a block of the default size holds: a block's tiles are never joined with another's, and only full passes
-are compiled."""
+"""On a GPU what a block of the default size holds: tiles of two blocks never share a pass, and only full passes are
+compiled."""
 Precision = Literal["float32", "bfloat16"]
 
 
