@@ -11,10 +11,10 @@ are named. Without a CUDA device, or with --small, everything runs in small: for
 
 The machine needs torch with CUDA and Triton (2.11 and newer), transformers >= 5.23 with tokenizers and safetensors
 (5.17 cannot read the configuration: bring that wheel, 13 MB, and install it with --no-deps), numpy, scipy,
-scikit-image, PyYAML and psutil, and no network: weights are built in or random. Only "end to end" needs the whole product, installed
-with its dependencies (pip install -c constraints.txt .); where Ray, rasterio or another is missing, that section says
-which and is left out. It simulates its scene, which takes a minute or so of one core, unless --scene names a folder
-that `python -m benchmarks.pipeline --size 2048` kept (out/benchmark/archive-2048-2, say).
+scikit-image, PyYAML and psutil, and no network: weights are built in or random. Only "end to end" needs the whole
+product, installed with its dependencies (pip install -c constraints.txt .); where Ray, rasterio or another is missing,
+that section says which and is left out. It simulates its scene, which takes a minute or so of one core, unless --scene
+names a folder that `python -m benchmarks.pipeline --size 2048` kept (out/benchmark/archive-2048-2, say).
 
 The last line is one JSON object.
 """
