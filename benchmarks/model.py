@@ -17,6 +17,7 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print(f"{model_words(model)} on {device_words(device)}, {len(tiles)} tiles of {side} px, {len(legend)} classes")
     print(f"\n{'procedure':44} {'s / tile':>9} {'tiles / s':>9} {'speedup':>8}")
-    base = published["256 tokens"]
+    base = published[f"{PUBLISHED_TOKENS} tokens"]
     for name, seconds in published.items():
         print(f"{'(a) published, float32, ' + name:44} {seconds:9.3f} {1 / seconds:9.3f} {base / seconds:8.1f}")
     for mode, seconds in ours.items():
@@ -99,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(result))
 
 
-def measure_published(model: SpexForLandCover, tile: Tensor, questions: list[str], *, quick: bool) -> dict[str, float]:
+def measure_published(
+    model: SpexForLandCover, tile: Tensor, questions: list[str], *, quick: bool, tokens: int = PUBLISHED_TOKENS
+) -> dict[str, float]:
     """Seconds per tile of the published procedure over all questions, with forced and with natural length."""
     asked = questions[:2] if quick else questions
     prompts = [prompt_ids(model, question) for question in asked]
@@ -107,12 +110,12 @@ def measure_published(model: SpexForLandCover, tile: Tensor, questions: list[str
     ending = model.decoding or DecodingRule((model.processor.tokenizer.eos_token_id,))
     published_mask(model, tile, prompts[0], decoding=ending, max_new_tokens=4)  # warm
     seconds = {}
-    for name, rule in (("256 tokens", never), ("until the end token", ending)):
+    for name, rule in ((f"{tokens} tokens", never), ("until the end token", ending)):
         total = best_of(
             1,
             tile.device,
             lambda rule=rule: [
-                published_mask(model, tile, ids, decoding=rule, max_new_tokens=PUBLISHED_TOKENS) for ids in prompts
+                published_mask(model, tile, ids, decoding=rule, max_new_tokens=tokens) for ids in prompts
             ],
         )
         seconds[name] = total / len(asked) * len(questions)
@@ -171,10 +174,16 @@ def questions_of(model: SpexForLandCover, tile: Tensor, legend: Legend) -> list[
     return [question_text(entry.noun, [record] * 3, ("size", "centroid", "location", "box"), 3) for entry in legend]
 
 
-def official_model() -> SpexForLandCover:
-    """The full published layout with random weights and a small tokenizer."""
+def official_model(device: torch.device | str = "cpu", **changes: Any) -> SpexForLandCover:
+    """The full published layout with random weights, drawn on the device, and a small tokenizer.
+
+    Args:
+        device: Where the weights are wanted.
+        changes: Fields of the layout that differ.
+    """
     torch.manual_seed(0)
-    model = SpexForLandCover(SpexConfig.official()).eval()
+    with torch.device(device):
+        model = SpexForLandCover(SpexConfig.official(**changes)).eval()
     tokenizer = build_tokenizer([SYSTEM_PREFIX, USER_SUFFIX, "Based on the provided image [0.123, 0.456]"] * 3)
     model.processor = SpexProcessor(tokenizer, bands=model.config.bands, digits=3)
     return model
@@ -182,18 +191,40 @@ def official_model() -> SpexForLandCover:
 
 def kernel_speedup(device: torch.device) -> float:
     """Time of the portable DCNv3 over that of the kernel, first stage of the published encoder, bfloat16."""
+    portable_s, kernel_s, _ = time_dcnv3(device, channels=160, groups=10, side=128, tiles=4, repeats=10)
+    return portable_s / kernel_s
+
+
+def time_dcnv3(
+    device: torch.device, *, channels: int, groups: int, side: int, tiles: int, repeats: int
+) -> tuple[float, float, float]:
+    """The portable DCNv3 beside the kernel, 3 x 3 points at the published offset scale.
+
+    Args:
+        device: A CUDA device, or the CPU in Triton's interpreter.
+        channels: Width.
+        groups: Channel groups.
+        side: Rows and columns of the map.
+        tiles: Maps at a time.
+        repeats: Of each; the fastest counts.
+
+    Returns:
+        Seconds of the portable path and of the kernel, in bfloat16, and the largest difference of their outputs in
+        float32, where values are of the order of 1.
+    """
     from spex_core.dcnv3_triton import sample
 
-    sampling, groups, cells = Sampling(offset_scale=2.0), 10, (4, 128, 128)
-    value, offset, mask = (
-        torch.randn(*cells, channels, device=device, dtype=torch.bfloat16) for channels in (160, 180, 90)
-    )
+    sampling = Sampling(offset_scale=2.0)
+    widths = (channels, groups * sampling.points * 2, groups * sampling.points)
+    exact = [torch.randn(tiles, side, side, width, device=device) for width in widths]
+    half = [tensor.bfloat16() for tensor in exact]
     with torch.inference_mode():
+        difference = dcnv3_portable(*exact, sampling, groups) - sample(*exact, sampling, groups)
         times = []
         for path in (dcnv3_portable, sample):
-            path(value, offset, mask, sampling, groups)
-            times.append(best_of(10, device, lambda path=path: path(value, offset, mask, sampling, groups)))
-    return times[0] / times[1]
+            path(*half, sampling, groups)
+            times.append(best_of(repeats, device, lambda path=path: path(*half, sampling, groups)))
+    return times[0], times[1], float(difference.abs().max())
 
 
 def matmul_ceiling(device: torch.device, dtype: torch.dtype, *, quick: bool) -> float:

@@ -65,13 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, help="built-in name or folder")
     parser.add_argument("--peers", default="", help=f"all, none, or some of {','.join(PEERS)}")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="of the run file")
+    parser.add_argument("--scene", type=Path, help="a simulated archive that is there already; --size then only names")
     parser.add_argument("--folder", type=Path, default=Path("out/benchmark"), help="archives are kept and used again")
     options = parser.parse_args(arguments)
 
     size = QUICK_SIZE_PX if options.quick else options.size
-    archive = simulated_archive(
-        (options.folder / f"archive-{size}-{options.dates}").resolve(), scene_spec(size, options.dates), LogProgress()
-    )
+    archive = scene_archive(options.folder, size, options.dates, options.scene)
     run_file = options.folder.resolve() / "run.yaml"
     settings = run_settings(archive, options.actors, options.checkpoint, options.set)
     run_file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
@@ -135,6 +134,14 @@ def scene_spec(size_px: int, dates: int) -> ArchiveSpec:
         acquisitions=tuple(acquisitions[:dates]),
         regions=(SubRegionSpec("scene", "Scene", whole),),
     )
+
+
+def scene_archive(folder: Path, size_px: int, dates: int, scene: Path | None = None) -> Path:
+    """The archive that is mapped: ``scene`` if it is given, else the one kept in ``folder``, simulated if need be."""
+    if scene is not None:
+        return scene.resolve()
+    kept = (folder / f"archive-{size_px}-{dates}").resolve()
+    return simulated_archive(kept, scene_spec(size_px, dates), LogProgress())
 
 
 def run_settings(archive: Path, actors: int, checkpoint: str, changes: Sequence[str]) -> dict[str, Any]:

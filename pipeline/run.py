@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.records.plan import MapPlan
 from pipeline.records.result import RunResult
-from pipeline.settings.run_file import RunConfig
 
 if TYPE_CHECKING:
     from pipeline.machine.progress import Progress
+    from pipeline.settings.run_file import RunConfig
 
 
 def run(config: RunConfig, progress: Progress | None = None) -> RunResult:

@@ -232,7 +232,9 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             pixel_values, described = channels_of(pixel_values, bands or self.config.bands, gsd_m)
             wavelengths, samplings = described.to(self.device, self.dtype).unbind()
         if questions is None and explain == "none" and self.config.masks_by_class_words:
-            vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
+            vision = self.encode_image(
+                pixel_values.to(self.device, self.dtype, non_blocking=True), wavelengths, samplings
+            )
             words = self.class_word_prompts(legend) if class_words is None else class_words
             prompts = words.expand(len(pixel_values), -1, -1, -1)
             scores = self.class_scores(pixel_values, wavelengths, samplings, vision, prompts)
@@ -244,7 +246,7 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             raise ModelInputError(f"{len(questions)} questions for {len(tiles)} tiles x {len(legend)} classes")
         answers = self.processor.short_answers(legend) * len(tiles) if explain == "none" else None
         text = self.processor.encode(questions, answers).to(self.device)
-        vision = self.encode_image(pixel_values.to(self.device, self.dtype), wavelengths, samplings)
+        vision = self.encode_image(pixel_values.to(self.device, self.dtype, non_blocking=True), wavelengths, samplings)
         assert vision.image_tokens is not None
         context = text.prefix_ids.numel() + vision.image_tokens.shape[1] + text.suffix_ids.shape[1]
         context += NEW_TOKENS.get(explain, 0)

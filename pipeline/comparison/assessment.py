@@ -20,8 +20,9 @@ from pipeline.engine.tasks import ZoneContext
 from pipeline.errors import ReadError
 from pipeline.imagery.composite import read_composite
 from pipeline.mapstore.store import RunStore
-from pipeline.records.grid import slices, transform
+from pipeline.records.grid import transform
 from pipeline.records.plan import Block, Window, ZoneGrid
+from pipeline.records.windows import slices
 from spex_core.legend import Legend
 from spex_core.priors import index_scores
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from pipeline.engine.executor import Reference
 from pipeline.engine.work import Key, Stage, Work, open_work
-from pipeline.records.grid import intersection
 from pipeline.records.plan import MapPlan, Window
+from pipeline.records.windows import intersection
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.indices import SPECTRAL_INDICES
 

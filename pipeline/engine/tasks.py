@@ -20,9 +20,10 @@ from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
 from pipeline.mapstore.store import RunStore
 from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Piece, finalise, merge
-from pipeline.records.grid import region_mask, slices
+from pipeline.records.grid import region_mask
 from pipeline.records.plan import Block, ZoneGrid
 from pipeline.records.scene import Scene
+from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import BAND_INDEX

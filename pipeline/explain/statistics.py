@@ -23,8 +23,9 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.explain.patches import PatchCounter, PatchSummary
 from pipeline.mapstore.index_cells import INDEX_SCALE, class_sums
 from pipeline.mapstore.layers import LayerName
-from pipeline.records.grid import grid_window, intersection, project, region_mask, slices, window_bounds
+from pipeline.records.grid import grid_window, project, region_mask, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.windows import intersection, slices
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 

@@ -18,9 +18,9 @@ from pipeline.imagery.observations import Observations, choose_observations
 from pipeline.imagery.open_pixels import extent_of, masks_where_open
 from pipeline.imagery.window_reader import WindowReader
 from pipeline.planning.lattice import union_window
-from pipeline.records.grid import slices
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
+from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import SENTINEL2_BANDS

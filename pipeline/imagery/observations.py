@@ -18,9 +18,9 @@ from pipeline.imagery.layers import NumberLayers
 from pipeline.imagery.open_pixels import MaskPart, extent_of, masks_where_open
 from pipeline.imagery.window_reader import WindowReader
 from pipeline.planning.lattice import union_window
-from pipeline.records.grid import slices
 from pipeline.records.plan import Window
 from pipeline.records.scene import Scene
+from pipeline.records.windows import slices
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from pipeline.imagery.candidates import Candidate, near
 from pipeline.imagery.window_reader import WindowReader
-from pipeline.records.grid import slices
 from pipeline.records.plan import Window
+from pipeline.records.windows import slices
 
 CELL_PX = 256
 """Rectangles are made of cells of this size: opening a file costs as much as reading so many pixels squared."""

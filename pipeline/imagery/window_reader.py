@@ -11,9 +11,9 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.stack import load
-from pipeline.records.grid import slices
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
+from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from pipeline.sources.radiometry import check_dark_pixels

@@ -40,8 +40,9 @@ from pipeline.mapstore.layers import (
 from pipeline.mapstore.refusal import write_error
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
-from pipeline.records.grid import grid_window, intersection
+from pipeline.records.grid import grid_window
 from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
+from pipeline.records.windows import intersection
 from spex_core.durable_files import flush, flush_folder, make_folder
 from spex_core.legend import Legend
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.records.plan import Tile, Window, ZoneGrid
-from pipeline.settings.run_file import TilingConfig
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import TilingConfig
 
 
 def tile_stride(tiling: TilingConfig) -> int:

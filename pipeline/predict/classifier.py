@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +26,11 @@ from pipeline.settings.model import (
     index_rules_fingerprint,
     tiles_per_forward,
 )
-from pipeline.settings.run_file import ModelConfig, TilingConfig
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import ModelConfig, TilingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -178,12 +180,15 @@ def scored_tiles(
         answers: list[Any] = []
         while len(answers) < len(pixels):
             part = pixels[len(answers) : len(answers) + batch.fits]
+            full = False
             try:
                 answers.extend(classifier.device_scores(np.stack(part)))
             except Exception as error:
                 # Only the GPU's own complaint: any other error is a real one and must not be papered over.
                 if type(error).__name__ != "OutOfMemoryError" or batch.fits == 1:
                     raise
+                full = True
+            if full:  # outside of the handler, whose traceback keeps the failed pass's tensors alive
                 batch.fits = max(1, batch.fits // 2)
                 note(
                     f"the GPU is out of memory; going on with {batch.fits} tiles per forward pass "

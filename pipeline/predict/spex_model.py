@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from pipeline.predict.model_cache import keep_model, kept_file, kept_model
 from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
-from pipeline.settings.run_file import ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from pipeline.settings.run_file import ModelConfig
     from spex_core.word_masks import WordMasks
 
 BACKEND = "inductor"
@@ -55,12 +55,21 @@ class DeviceArrays:
         import torch
 
         if isinstance(values, np.ndarray):
-            values = torch.from_numpy(np.array(values, np.float32))  # a copy: cached weights are read-only
-        return values.to(self._device, torch.float32)
+            values = sendable(torch.from_numpy(np.array(values, np.float32)), self._device)  # cached ones are read-only
+        return values.to(self._device, torch.float32, non_blocking=True)
 
     def fetch(self, values: Tensor) -> FloatArray:
         """A contiguous copy on the host: the one transfer of a block's scores."""
         return np.array(values.cpu().numpy(), np.float32, order="C")
+
+
+def sendable(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host so that their way to the device is not waited for: pinned, if it is a GPU.
+
+    From pageable memory every transfer first waits for all that the GPU has been given, and nothing is prepared
+    meanwhile. torch keeps a pinned buffer until the transfer is through, and uses it again.
+    """
+    return values.pin_memory() if device.type == "cuda" else values
 
 
 class SpexModel:
@@ -144,6 +153,7 @@ class SpexModel:
             read = ~np.isnan(pixels[0, :, 0, 0])
             bands = None if read.all() else [name for name, there in zip(SENTINEL2_BANDS, read, strict=True) if there]
             batch = torch.from_numpy(np.ascontiguousarray(pixels if bands is None else pixels[:, read]))
+            batch = sendable(batch, self._device)
             if self._word_masks is not None:
                 return self._word_masks.scores(batch, bands)
             prediction = self._model.predict(

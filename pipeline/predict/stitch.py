@@ -15,16 +15,18 @@ import bisect
 import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.planning.lattice import contributing_window, lattice_shape, tile_position, union_window
-from pipeline.records.grid import intersection, slices
 from pipeline.records.plan import Block, Tile, Window, ZoneGrid, ZonePlan
-from pipeline.settings.run_file import TilingConfig
+from pipeline.records.windows import intersection, slices
 from spex_core.legend import Legend
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import TilingConfig
 
 FloatArray = npt.NDArray[np.float32]
 

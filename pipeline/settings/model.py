@@ -6,14 +6,16 @@ Pure functions without torch, because the plan needs their answers for the run's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import ConfigError
-from pipeline.settings.run_file import ComputeConfig, ModelConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import check_checkpoint, checkpoint_fingerprint, resolve_checkpoint
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import ComputeConfig, ModelConfig
 
 INDEX_RULES = "index-rules"
 """Checkpoint name of the built-in baseline: the legend's index rules, no network, no weights."""
@@ -24,7 +26,9 @@ COMPILING_PAYS_TILES = 10_000
 compiling per actor against some milliseconds a tile."""
 
 Kind = Literal["cpu", "cuda"]
-TILES_PER_FORWARD: dict[Kind, int] = {"cpu": 1, "cuda": 8}
+TILES_PER_FORWARD: dict[Kind, int] = {"cpu": 1, "cuda": 4}
+"""On a GPU what a block of the default size holds: tiles of two blocks never share a pass, and only full passes are
+compiled."""
 Precision = Literal["float32", "bfloat16"]
 
 

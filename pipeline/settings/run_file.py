@@ -82,7 +82,15 @@ class ModelConfig(Section):
     compile: Literal["auto", "on", "off"] = "auto"
     """``torch.compile`` of the vision part; ``auto``: on CUDA for plans of many tiles, where a compiler is found."""
     tiles_per_forward: int | None = Field(default=None, ge=1, le=1024)
-    """Tiles in one forward pass; part of the plan, because float sums depend on it. Default: 1 on a CPU, 8 on a GPU."""
+    """Tiles in one forward pass; part of the plan, because float sums depend on it. Default: 1 on a CPU; 4
+    on a GPU, which is what a block of the default size holds.
+    """
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any) -> Any:
+        """YAML reads a bare ``on`` or ``off`` as a truth value."""
+        return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _whole_tiles(tiling: dict[str, Any]) -> int:

@@ -27,16 +27,15 @@ from pipeline.imagery.raster_formats import opened_local
 from pipeline.planning.estimate import footprint
 from pipeline.records.grid import (
     geobox,
-    intersection,
     project,
     region_mask,
-    slices,
     unproject,
     window_bounds,
     zone_grid,
 )
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
+from pipeline.records.windows import intersection, slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from pipeline.spie.config import AreaConfig, ChipConfig, LocalConfig

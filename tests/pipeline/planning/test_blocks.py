@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pipeline.errors import CatalogError, NoScenesError, OutputError, StoreError
 from pipeline.planning.blocks import build_plan, plan_blocks, read_plan, summarise, write_plan
 from pipeline.planning.lattice import contributing_window, lattice_shape, tile_stride
-from pipeline.records.grid import intersection, region_mask, slices
+from pipeline.records.grid import region_mask
 from pipeline.records.plan import MapPlan, Window
 from pipeline.records.region import Region
+from pipeline.records.windows import intersection, slices
 from pipeline.settings.run_file import RunConfig, TilingConfig
 from spex_core.legend import Legend
 from tests.pipeline.small_plans import LEGEND, region_of, run_config, scene_over, zone_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,8 @@ from pipeline.predict.classifier import (
     scored_tiles,
 )
 from pipeline.predict.stitch import HostArrays, merge
-from pipeline.records.grid import slices
 from pipeline.records.plan import Tile, Window, ZoneGrid, ZonePlan
+from pipeline.records.windows import slices
 from pipeline.settings.model import INDEX_RULES, classifier_fingerprint
 from pipeline.settings.run_file import ModelConfig, TilingConfig
 from spex_core.errors import CheckpointError
@@ -138,6 +140,13 @@ def test_what_did_not_fit_in_one_block_is_not_tried_in_the_next() -> None:
     assert len(notes) == 1
 
 
+def test_memory_is_released_when_nothing_holds_the_failed_pass_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    handled: list[BaseException | None] = []
+    monkeypatch.setattr("pipeline.predict.classifier._release_gpu_memory", lambda: handled.append(sys.exception()))
+    assert run(Recorder(OutOfMemoryError("CUDA out of memory"), above=1), tiles(1, 2), 2) == [1, 2]
+    assert handled == [None]
+
+
 def test_a_gpu_too_small_for_one_tile_is_an_error() -> None:
     with pytest.raises(OutOfMemoryError):
         run(Recorder(OutOfMemoryError("CUDA out of memory")), tiles(1, 2), 2)
@@ -202,3 +211,19 @@ def test_the_fingerprint_follows_the_weights_and_the_legend(tmp_path: Path) -> N
     rules = ModelConfig(checkpoint=INDEX_RULES)
     other = Legend("two", "Two", LEGEND.classes[:2])
     assert classifier_fingerprint(rules, LEGEND) != classifier_fingerprint(rules, other)
+
+
+LIGHT = """
+import sys
+for name in ("pydantic", "rasterio", "shapely", "pyproj", "odc", "ray", "stackstac", "pystac", "rich"):
+    sys.modules[name] = None
+import pipeline.predict.classifier, pipeline.predict.spex_model
+from pipeline.simulation import simulate_chip
+"""
+
+
+def test_classifying_imports_neither_rasters_nor_run_files_nor_ray() -> None:
+    """A GPU machine with torch and transformers alone can time the model as actors run it."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

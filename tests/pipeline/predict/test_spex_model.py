@@ -117,6 +117,18 @@ def test_sums_on_the_device_have_the_bytes_of_sums_on_the_host() -> None:
             assert piece.weight.tobytes() == other.weight.tobytes()
 
 
+def test_what_goes_to_a_gpu_is_pinned_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[dict[str, Any]] = []
+    pinned: list[tuple[int, ...]] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda values: pinned.append(tuple(values.shape)) or values)
+    monkeypatch.setattr(torch.Tensor, "to", lambda values, *_, **how: sent.append(how) or values)
+    DeviceArrays(torch.device("cuda")).put(np.ones((4, 4), np.float32))
+    assert pinned == [(4, 4)]
+    assert sent == [{"non_blocking": True}]
+    DeviceArrays(torch.device("cpu")).put(np.ones((4, 4), np.float32))
+    assert len(pinned) == 1, "a CPU has nothing to pin"
+
+
 def test_tiles_without_measurement_may_stand_between_tiles_on_a_device(checkpoint: str) -> None:
     settings = ClassifierSettings(ModelConfig(checkpoint=checkpoint), LEGEND, TILING, (ZONE,), 1, 0.0)
     block = ZONE.blocks[0]

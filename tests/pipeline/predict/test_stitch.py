@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from pipeline.predict.stitch import Piece, TileAccumulator, merge, target_blocks
-from pipeline.records.grid import intersection, slices
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
+from pipeline.records.windows import intersection, slices
 from pipeline.settings.run_file import TilingConfig
 from tests.pipeline.predict.test_tile_weights import sides, tilings
 from tests.pipeline.small_plans import zone_of

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile
 from pipeline.predict.stitch import tile_weights
-from pipeline.records.grid import slices
 from pipeline.records.plan import Window
+from pipeline.records.windows import slices
 from pipeline.settings.run_file import TilingConfig
 from tests.pipeline.small_plans import zone_of
 

@@ -11,15 +11,14 @@ from hypothesis import strategies as st
 from pipeline.errors import RegionError
 from pipeline.records.grid import (
     geobox,
-    intersection,
     project,
     region_mask,
-    slices,
     unproject,
     window_bounds,
     zone_grid,
 )
 from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.windows import intersection, slices
 
 LONLAT_BOX = shapely.box(11.0, 46.0, 11.05, 46.03)
 

@@ -10,9 +10,12 @@ import pytest
 
 from pipeline.engine.submit import submit_run
 from pipeline.errors import ClusterError, ConfigError
+from pipeline.planning.blocks import plan_blocks
+from pipeline.records.plan import ZoneGrid
 from pipeline.settings.model import (
     COMPILING_PAYS_TILES,
     INDEX_RULES,
+    TILES_PER_FORWARD,
     check_device,
     check_model,
     compiles,
@@ -21,7 +24,7 @@ from pipeline.settings.model import (
     gpu_number,
     precision_for,
 )
-from pipeline.settings.run_file import ComputeConfig, ModelConfig, RunConfig
+from pipeline.settings.run_file import ComputeConfig, ModelConfig, RunConfig, TilingConfig
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.errors import CheckpointError
 from tests.pipeline.small_plans import run_config
@@ -53,6 +56,22 @@ def test_a_gpu_by_its_number_is_for_runs_on_this_machine() -> None:
     settings = {"model": {"device": "cuda:1"}, "compute": {"gpus_per_actor": 1}}
     with pytest.raises(ConfigError, match="on a cluster Ray chooses"):
         submit_run(run_config(**settings), Path("run.yaml"), "http://127.0.0.1:9")
+
+
+def test_blocks_of_the_default_size_fill_the_passes_of_a_gpu() -> None:
+    """A pass that is never full is never the compiled one."""
+    blocks = plan_blocks(ZoneGrid(32632, 0.0, 0.0, 10.0, 5000, 5000), TilingConfig(), None)
+    assert max(len(block.tiles) for block in blocks) == TILES_PER_FORWARD["cuda"]
+    assert sum(len(block.tiles) == TILES_PER_FORWARD["cuda"] for block in blocks) > len(blocks) / 2
+
+
+def test_a_bare_off_in_yaml_is_off(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    for written, meant in (("off", "off"), ("on", "on"), ("auto", "auto"), ("'off'", "off")):
+        file.write_text(
+            f"name: x\nregion: r.geojson\nstart: 2026-01-01\nend: 2026-02-01\nmodel: {{compile: {written}}}\n"
+        )
+        assert RunConfig.from_yaml(file).model.compile == meant
 
 
 def test_bfloat16_is_for_gpus_unless_asked_for() -> None:
