@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pipeline.engine.work import Key, Stage, Work
+from pipeline.machine.collection import collection_paused
 from pipeline.records.grid import intersection
 from pipeline.records.plan import MapPlan, Window
 from spex_core.bands import SENTINEL2_BANDS
@@ -35,6 +36,7 @@ class Sizes:
         return self.pixels + self.layers + sum(self.pieces.values())
 
 
+@collection_paused()
 def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
     """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -30,6 +31,7 @@ from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, Jou
 from pipeline.mapstore.layers import (
     LAYERS,
     METADATA,
+    ChunkFiles,
     LayerName,
     cell_px,
     check_metadata,
@@ -76,6 +78,7 @@ class ZoneStore:
                 f"{folder} has no readable zone {plan.grid.epsg}: {error}; delete the run folder to compute it again"
             ) from error
         self._arrays: dict[str, Any] = {}
+        self._chunks: dict[str, ChunkFiles] = {}
 
     @property
     def grid(self) -> ZoneGrid:
@@ -98,7 +101,13 @@ class ZoneStore:
                     "delete the run folder to compute it again"
                 ) from error
             self._arrays[layer] = array
+            self._chunks[layer] = ChunkFiles(self._folder, self.grid.epsg, layer, array)
         return self._arrays[layer]
+
+    def chunk(self, layer: LayerName, block: Block) -> str:
+        """The file that holds a block of a layer; it need not be there."""
+        self.array(layer)
+        return self._chunks[layer].path(block.window)
 
     def read(self, layer: LayerName, window: Window | None = None) -> npt.NDArray[Any]:
         """Pixels of a layer; fill values (see ``fill_value``) where no block was finished.
@@ -261,7 +270,7 @@ class RunStore:
                 # Chunks of fill values are written too: a file per layer is what the fast check looks for.
                 zone.array(name).with_config({"write_empty_chunks": True})[selection(name, block.window)] = value
                 # The journal's line must never outlive a chunk or its name.
-                chunk = self._chunk(zone, name, block)
+                chunk = Path(zone.chunk(name, block))
                 flush(chunk)
                 flush_folder(chunk.parent)
         except (OSError, BaseZarrError) as error:
@@ -276,12 +285,6 @@ class RunStore:
         """
         zone = self.zone(epsg)
         return _digest({name: zone.read(name, block.window) for name in LAYERS})
-
-    def _chunk(self, zone: ZoneStore, layer: LayerName, block: Block) -> Path:
-        array = zone.array(layer)
-        size = array.chunks[-1] * cell_px(layer)
-        position = (*(0,) * (array.ndim - 2), block.window.row // size, block.window.col // size)
-        return self.zarr_path.joinpath(str(zone.grid.epsg), layer, "c", *(str(i) for i in position))
 
     # --- journal --------------------------------------------------------------------------------------------------
 
@@ -328,9 +331,8 @@ class RunStore:
     def _is_intact(self, epsg: int, block: Block, record: BlockFinished, check: Check) -> bool:
         if check == "none":
             return True
-        zone = self.zone(epsg)
         try:
-            if any(self._chunk(zone, layer, block).stat().st_size == 0 for layer in LAYERS):
+            if any(os.stat(self.zone(epsg).chunk(layer, block)).st_size == 0 for layer in LAYERS):
                 return False
             return check == "fast" or self.block_sha256(epsg, block) == record.sha256
         except (OSError, StoreError):
