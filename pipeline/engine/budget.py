@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from pipeline.engine.executor import Reference
 from pipeline.engine.work import Key, Stage, Work, open_work
+from pipeline.machine.collection import collection_paused
 from pipeline.records.plan import MapPlan, Window
 from pipeline.records.windows import intersection
 from spex_core.bands import SENTINEL2_BANDS
@@ -38,6 +39,7 @@ class Sizes:
         return self.pixels + self.layers + sum(self.pieces.values())
 
 
+@collection_paused()
 def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
     """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts.
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from pipeline.errors import StoreError
 from pipeline.machine import lock
+from pipeline.machine.collection import collection_paused
 from pipeline.mapstore.refusal import write_error
 from spex_core.durable_files import flush_folder, make_folder, open_own
 
@@ -81,6 +82,8 @@ _EVENTS: dict[str, type[JournalRecord]] = {
     "run-ended": RunEnded,
 }
 _NAMES = {kind: name for name, kind in _EVENTS.items()}
+_FIELDS = {kind: frozenset(field.name for field in fields(kind)) for kind in _NAMES}
+_JSON = json.JSONDecoder()
 
 
 @dataclass(frozen=True)
@@ -124,27 +127,49 @@ def read_journal(path: str | Path) -> tuple[JournalRecord, ...]:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file, collection_paused():
+            return tuple(_records(file, path))
     except FileNotFoundError:
         return ()
     except OSError as error:
         raise StoreError(f"journal {path} cannot be read: {error}") from error
-    lines = content.split(b"\n")[:-1]  # what follows the last newline was torn by a crash
-    return tuple(_parse(line, path, number) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def _records(file: BinaryIO, path: Path) -> Iterator[JournalRecord]:
+    for number, line in enumerate(file, start=1):  # line by line: a run of 100,000 blocks has 20 MB of them
+        if line.endswith(b"\n") and not line.isspace():  # what follows the last newline was torn by a crash
+            yield _parse(line, path, number)
 
 
 def _parse(line: bytes, path: Path, number: int) -> JournalRecord:
     try:
-        data: Any = json.loads(line)
+        text = line.decode().strip(" \t\r\n")
+        data, end = _JSON.raw_decode(text)  # half the time of json.loads, which guesses the encoding of each line
+        if end != len(text):
+            raise ValueError(f"{len(text) - end} characters follow it")
         kind = _EVENTS[data.pop("event")]
         if "problems" in data:
-            data["problems"] = tuple(str(problem) for problem in data["problems"])
-        return kind(**data)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+            data["problems"] = tuple(map(str, data["problems"]))
+        return _made(kind, data)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"journal {path}, line {number} is not a record of this version ({type(error).__name__}: {error}); "
             "delete the line to have its block computed again"
         ) from error
+
+
+def _made(kind: type[JournalRecord], values: dict[str, Any]) -> JournalRecord:
+    """``kind(**values)``, in half the time where a line has all fields, as the lines of this version do: a frozen
+    dataclass sets each by a call of its own, and a run of 100,000 blocks has 700,000.
+
+    Raises:
+        TypeError: A field is missing or not known.
+    """
+    if values.keys() != _FIELDS[kind]:
+        return kind(**values)
+    record = object.__new__(kind)
+    record.__dict__.update(values)
+    return record
 
 
 class JournalWriter:

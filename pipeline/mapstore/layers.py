@@ -45,6 +45,19 @@ def selection(layer: LayerName, window: Window) -> tuple[Any, ...]:
     return (..., rows, slice(window.col // cell, -(-(window.col + window.width) // cell)))
 
 
+class ChunkFiles:
+    """Names of the files that hold the blocks of a layer; made once, because a run has half a million of them."""
+
+    def __init__(self, folder: Path, epsg: int, layer: LayerName, array: Any) -> None:
+        """Args: the Zarr store, the zone, and the layer with its Zarr array."""
+        self._size = array.chunks[-1] * cell_px(layer)
+        self._folder = str(folder.joinpath(str(epsg), layer, "c", *("0",) * (array.ndim - 2)))
+
+    def path(self, window: Window) -> str:
+        """The file of the block with this window."""
+        return f"{self._folder}/{window.row // self._size}/{window.col // self._size}"
+
+
 def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> None:
     """Makes the arrays of a zone, one chunk per block, in a Zarr group named by its EPSG code."""
     classes, grid = len(legend), zone.grid

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,101 +28,23 @@ from zarr.errors import BaseZarrError
 from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
-from pipeline.mapstore.layers import (
-    LAYERS,
-    METADATA,
-    LayerName,
-    cell_px,
-    check_metadata,
-    create_zone,
-    metadata_digests,
-    selection,
-)
+from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, metadata_digests, selection
 from pipeline.mapstore.refusal import write_error
+from pipeline.mapstore.zone_store import UNREADABLE, ZoneStore
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
-from pipeline.records.grid import grid_window
-from pipeline.records.plan import Block, MapPlan, Window, ZoneGrid, ZonePlan
-from pipeline.records.windows import intersection
+from pipeline.records.plan import Block, MapPlan
 from spex_core.durable_files import flush, flush_folder, make_folder
 from spex_core.legend import Legend
 
 STORE_SCHEMA = 3
 STATE_FOLDER = ".spex"
 Check = Literal["none", "fast", "full"]
-_UNREADABLE = Exception
-"""What Zarr raises over metadata that somebody else has written: anything, an overflow or a recursion too."""
 
 
 def run_folder(output: str | Path, run_id: str) -> Path:
     """Where the state of a run lives below its output folder."""
     return Path(output) / STATE_FOLDER / run_id
-
-
-class ZoneStore:
-    """The finished layers of one zone, read by window."""
-
-    def __init__(self, folder: Path, plan: ZonePlan, digests: Mapping[str, str]) -> None:
-        """Use :meth:`RunStore.zone`.
-
-        Raises:
-            StoreError: The zone's group is not there, or its metadata not what the run wrote.
-        """
-        self.plan = plan
-        self._folder, self._digests = folder, digests
-        try:
-            check_metadata(folder, f"{plan.grid.epsg}/{METADATA}", digests)
-            self._group: Any = zarr.open_group(folder, path=str(plan.grid.epsg), mode="r+", zarr_format=3)
-        except _UNREADABLE as error:
-            raise StoreError(
-                f"{folder} has no readable zone {plan.grid.epsg}: {error}; delete the run folder to compute it again"
-            ) from error
-        self._arrays: dict[str, Any] = {}
-
-    @property
-    def grid(self) -> ZoneGrid:
-        """The zone's pixel grid."""
-        return self.plan.grid
-
-    def array(self, layer: LayerName) -> Any:
-        """The Zarr array of a layer.
-
-        Raises:
-            StoreError: It is not there, or not what the plan made.
-        """
-        if layer not in self._arrays:
-            try:
-                check_metadata(self._folder, f"{self.grid.epsg}/{layer}/{METADATA}", self._digests)
-                array = self._group[layer]
-            except _UNREADABLE as error:
-                raise StoreError(
-                    f"layer {layer!r} of EPSG:{self.grid.epsg} in {self._folder} cannot be opened: {error}; "
-                    "delete the run folder to compute it again"
-                ) from error
-            self._arrays[layer] = array
-        return self._arrays[layer]
-
-    def read(self, layer: LayerName, window: Window | None = None) -> npt.NDArray[Any]:
-        """Pixels of a layer; fill values (see ``fill_value``) where no block was finished.
-
-        Args:
-            layer: One of :data:`LAYERS`.
-            window: Inside the grid; default: the whole grid.
-
-        Returns:
-            ``[h, w]``, ``scores`` ``[K, h, w]``, ``index_means`` ``[I, K, rows, columns]`` of the cells that the
-            window touches.
-
-        Raises:
-            StoreError: Unknown layer, window outside the grid, or a damaged chunk.
-        """
-        window = window or grid_window(self.grid)
-        if intersection(window, grid_window(self.grid)) != window:
-            raise StoreError(f"{window} lies outside the grid of EPSG:{self.grid.epsg} ({self.grid})")
-        try:
-            return np.asarray(self.array(layer)[selection(layer, window)])
-        except _UNREADABLE as error:
-            raise StoreError(f"layer {layer!r} of EPSG:{self.grid.epsg}, {window}: cannot be read: {error}") from error
 
 
 class RunStore:
@@ -262,7 +185,7 @@ class RunStore:
                 # Chunks of fill values are written too: a file per layer is what the fast check looks for.
                 zone.array(name).with_config({"write_empty_chunks": True})[selection(name, block.window)] = value
                 # The journal's line must never outlive a chunk or its name.
-                chunk = self._chunk(zone, name, block)
+                chunk = Path(zone.chunk(name, block))
                 flush(chunk)
                 flush_folder(chunk.parent)
         except (OSError, BaseZarrError) as error:
@@ -277,12 +200,6 @@ class RunStore:
         """
         zone = self.zone(epsg)
         return _digest({name: zone.read(name, block.window) for name in LAYERS})
-
-    def _chunk(self, zone: ZoneStore, layer: LayerName, block: Block) -> Path:
-        array = zone.array(layer)
-        size = array.chunks[-1] * cell_px(layer)
-        position = (*(0,) * (array.ndim - 2), block.window.row // size, block.window.col // size)
-        return self.zarr_path.joinpath(str(zone.grid.epsg), layer, "c", *(str(i) for i in position))
 
     # --- journal --------------------------------------------------------------------------------------------------
 
@@ -329,9 +246,8 @@ class RunStore:
     def _is_intact(self, epsg: int, block: Block, record: BlockFinished, check: Check) -> bool:
         if check == "none":
             return True
-        zone = self.zone(epsg)
         try:
-            if any(self._chunk(zone, layer, block).stat().st_size == 0 for layer in LAYERS):
+            if any(os.stat(self.zone(epsg).chunk(layer, block)).st_size == 0 for layer in LAYERS):
                 return False
             return check == "fast" or self.block_sha256(epsg, block) == record.sha256
         except (OSError, StoreError):
@@ -346,7 +262,7 @@ class RunStore:
         """
         try:
             return dict(zarr.open_group(self.zarr_path, mode="r", zarr_format=3).attrs)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise StoreError(f"{self.zarr_path} is not a readable Zarr v3 group: {error}") from error
 
     @property

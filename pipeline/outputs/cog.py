@@ -7,7 +7,7 @@ values are checked on every level before it gets its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +21,7 @@ from rasterio.windows import Window as RasterWindow
 from pipeline.errors import CogError
 from pipeline.machine.atomic_files import write_text
 from pipeline.mapstore.layers import LayerName
-from pipeline.mapstore.store import ZoneStore
+from pipeline.mapstore.zone_store import ZoneStore
 from pipeline.outputs.cog_writer import (
     WRITE_ERRORS,
     OverviewResampling,
@@ -31,9 +31,10 @@ from pipeline.outputs.cog_writer import (
     write_blank_cog,
     write_cog,
 )
+from pipeline.outputs.overviews import tiles_touched
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.grid import transform
-from pipeline.records.plan import Window, ZoneGrid
+from pipeline.records.plan import Window, ZoneGrid, ZonePlan
 from spex_core.legend import Legend
 
 
@@ -153,12 +154,14 @@ def write_valid_count_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[st
 
 
 def _write(zone: ZoneStore, path: Path, style: _Style, tags: Mapping[str, str], allowed: set[int]) -> Path:
+    windows = _mapped_windows(zone.plan)
     try:
         write_cog(
             path,
             _form(zone.grid, style),
             lambda target: _fill(target, zone, style, tags),
-            lambda cog: check_cog(cog, allowed),
+            lambda cog: check_cog(cog, allowed, windows),
+            windows,
         )
     except WRITE_ERRORS as error:
         raise CogError(f"{path} cannot be written: {reason_of(error)}") from None  # GDAL's own errors do not pickle
@@ -179,10 +182,17 @@ def _form(grid: ZoneGrid, style: _Style) -> RasterForm:
     )
 
 
+def _mapped_windows(zone: ZonePlan) -> tuple[Window, ...] | None:
+    """Where a map has blocks; ``None`` if that is everywhere: such a file has no holes, not even where it is nodata."""
+    windows = tuple(block.window for block in zone.blocks)
+    whole = sum(window.height * window.width for window in windows) == zone.grid.height * zone.grid.width
+    return None if whole else windows
+
+
 def _fill(target: DatasetWriter, zone: ZoneStore, style: _Style, tags: Mapping[str, str]) -> None:
     target.set_band_description(1, style.description)
     statistics = _Statistics()
-    for window in _windows(zone.grid, zone.array(style.layer).chunks[-1]):
+    for window in (block.window for block in zone.plan.blocks):
         values = zone.read(style.layer, window)
         target.write(values, 1, window=RasterWindow(window.col, window.row, window.width, window.height))
         if style.statistics:
@@ -191,14 +201,9 @@ def _fill(target: DatasetWriter, zone: ZoneStore, style: _Style, tags: Mapping[s
     target.update_tags(1, **style.band_tags, **statistics.tags())
 
 
-def _windows(grid: ZoneGrid, size: int) -> Iterator[Window]:
-    for row in range(0, grid.height, size):
-        for col in range(0, grid.width, size):
-            yield Window(row, col, min(size, grid.height - row), min(size, grid.width - col))
-
-
 class _Statistics:
-    """Exact band statistics of uint8 blocks, from one histogram."""
+    """Exact band statistics of the uint8 pixels of all blocks, from one histogram; ground without a block counts as
+    nothing, also where the band has no nodata."""
 
     def __init__(self) -> None:
         self._counts = np.zeros(256, dtype=np.int64)
@@ -228,30 +233,39 @@ class _Statistics:
 # --- checking -----------------------------------------------------------------------------------------------------
 
 
-def check_cog(path: str | Path, allowed: set[int]) -> None:
+def check_cog(path: str | Path, allowed: set[int], windows: Sequence[Window] | None = None) -> None:
     """Checks that a file is a valid COG and that its pixels, at every overview level, hold allowed values only.
+
+    Args:
+        path: The file.
+        allowed: Values of pixels.
+        windows: Where a sparse file has pixels: only tiles that these touch are read; default: all.
 
     Raises:
         CogError: It is not, or they do not; the message says what and where.
     """
     path = Path(path)
     validate_cog(path)
-    for level, values in _values_by_level(path):
+    for level, values in _values_by_level(path, windows):
         strange = sorted(values - allowed)
         if strange:
             where = "its pixels" if level == 0 else f"overview level {level}"
             raise CogError(f"{path.name}: {where} hold values {strange[:8]} that are not allowed (legend changed?)")
 
 
-def _values_by_level(path: Path) -> Iterator[tuple[int, set[int]]]:
+def _values_by_level(path: Path, windows: Sequence[Window] | None) -> Iterator[tuple[int, set[int]]]:
     with rasterio.open(path) as source:
-        levels = len(source.overviews(1))
-    for level in range(levels + 1):
+        factors = [1, *source.overviews(1)]
+        everywhere = (Window(0, 0, source.height, source.width),)
+    for level, factor in enumerate(factors):
         options = {} if level == 0 else {"overview_level": level - 1}
         with rasterio.open(path, **options) as source:
+            side = source.block_shapes[0][0]
             counts = np.zeros(256, dtype=np.int64)
-            for _, window in source.block_windows(1):
-                counts += np.bincount(source.read(1, window=window).ravel(), minlength=256)
+            for row, col in tiles_touched(windows or everywhere, side * factor):
+                top, left = row * side, col * side
+                tile = RasterWindow(left, top, min(side, source.width - left), min(side, source.height - top))
+                counts += np.bincount(source.read(1, window=tile).ravel(), minlength=256)
         yield level, {int(value) for value in np.flatnonzero(counts)}
 
 

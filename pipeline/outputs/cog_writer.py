@@ -3,12 +3,17 @@
 GDAL's COG driver fed by chunks can end without overviews, and tags written after the translation break the layout: so
 the draft is completed first, colours and tags included, and then goes once through ``cog_translate``. No time stamp
 enters the file, and one thread writes it: the same pixels give the same bytes.
+
+A map with holes goes another way to the same layout, because ``cog_translate`` and GDAL's overviews go through every
+pixel of the bounding box. Draft, overviews and file are sparse: tiles without a pixel are not in them.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +22,6 @@ import numpy as np
 import rasterio
 from rasterio import Affine
 from rasterio._err import CPLE_BaseError
-from rasterio.enums import Resampling
 from rasterio.errors import CRSError, DriverRegistrationError, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.shutil import copy as copy_raster
@@ -25,6 +29,8 @@ from rasterio.windows import Window as RasterWindow
 from rio_cogeo.cogeo import cog_translate, cog_validate
 
 from pipeline.errors import CogError
+from pipeline.outputs.overviews import write_overviews
+from pipeline.records.plan import Window
 from spex_core.durable_files import put_in_place
 
 TILE_PX = 512
@@ -37,6 +43,9 @@ WRITE_ERRORS: tuple[type[Exception], ...] = (
     DriverRegistrationError,
 )
 """What writing raises where disk, rights or libraries refuse."""
+CACHE_BYTES = 64
+"""GDAL's cache of decoded tiles while maps are written, as good as none: tiles come in order, and a larger one only
+costs time. Rasterio hands the number on as bytes."""
 OverviewResampling = Literal["mode", "nearest", "average"]
 
 _OVERVIEW_TILES_PX = (TILE_PX, 256, 128, 64)
@@ -115,6 +124,7 @@ def write_cog(
     form: RasterForm,
     fill: Callable[[DatasetWriter], None],
     check: Callable[[Path], None] | None = None,
+    windows: Sequence[Window] | None = None,
 ) -> None:
     """Writes a COG; it appears under its name when it is complete, valid and on disk.
 
@@ -123,6 +133,8 @@ def write_cog(
         form: Everything but the pixels.
         fill: Writes pixels, description and tags into the draft, an open GeoTIFF with tiles of :data:`TILE_PX`.
         check: Called with the finished file before it gets its name; default: :func:`validate_cog`.
+        windows: Where ``fill`` writes pixels, if not everywhere: time, memory and bytes then follow these windows
+            instead of the whole image. Tiles without a pixel are left out; readers find nodata there, or 0.
 
     Raises:
         WRITE_ERRORS: Not writable, or what ``fill`` raises.
@@ -133,52 +145,78 @@ def write_cog(
     path.parent.mkdir(parents=True, exist_ok=True)
     # A folder beside the destination: same file system, and whatever GDAL leaves behind goes with it.
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder, rasterio.Env(**options):
-        draft, cog = Path(folder) / "tiled.tif", Path(folder) / "cog.tif"
-        with rasterio.open(draft, "w", **_draft_profile(form)) as target:
+        draft, cog = Path(folder) / "draft" / "tiled.tif", Path(folder) / "cog.tif"
+        draft.parent.mkdir()
+        with rasterio.open(draft, "w", **_draft_profile(form), sparse_ok=windows is not None) as target:
             if form.colormap is not None:
                 target.write_colormap(1, dict(form.colormap))
             fill(target)
-        cog_translate(
-            draft,
-            cog,
-            _cog_profile(form, layout),
-            overview_level=layout.levels,
-            overview_resampling=form.resampling,
-            decimation_base=layout.decimation,
-            in_memory=False,
-            web_optimized=False,
-            forward_band_tags=True,
-            quiet=True,
-            config=options,
-        )
-        draft.unlink()
+            if windows is not None:
+                target.update_tags(OVERVIEW_RESAMPLING=form.resampling.upper())  # as cog_translate does
+        if windows is None:
+            _translate(draft, cog, form, layout, options)
+        else:
+            _translate_sparse(draft, cog, form, layout, windows)
+        shutil.rmtree(draft.parent)
         (check or validate_cog)(cog)
         put_in_place(cog, path)
+
+
+def _translate(draft: Path, cog: Path, form: RasterForm, layout: Layout, options: Mapping[str, Any]) -> None:
+    cog_translate(
+        draft,
+        cog,
+        _cog_profile(form, layout),
+        overview_level=layout.levels,
+        overview_resampling=form.resampling,
+        decimation_base=layout.decimation,
+        in_memory=False,
+        web_optimized=False,
+        forward_band_tags=True,
+        quiet=True,
+        config=dict(options),
+    )
+
+
+def _translate_sparse(draft: Path, cog: Path, form: RasterForm, layout: Layout, windows: Sequence[Window]) -> None:
+    write_overviews(
+        draft,
+        windows,
+        levels=layout.levels,
+        decimation=layout.decimation,
+        tile_px=layout.overview_tile_px,
+        resampling=form.resampling,
+    )
+    copy_raster(draft, cog, copy_src_overviews=True, sparse_ok=True, **_cog_profile(form, layout))
 
 
 def write_blank_cog(path: Path, form: RasterForm) -> None:
     """Writes a COG of a form in which only the first tile holds pixels; checked as :func:`write_cog` checks.
 
-    Empty tiles are neither stored nor resampled, so that even 40,960 x 40,960 px take two seconds: what the shape of
-    a map can do to its file is seen before the map is computed.
+    What the shape of a map can do to its file is seen before the map is computed, in a second or two.
 
     Raises:
         WRITE_ERRORS: Not writable.
         CogError: A file of this form is not a valid COG.
     """
-    layout = layout_of(form.height, form.width)
-    draft = path.with_name(f".{path.name}.tiled.tif")
-    height, width = min(form.height, TILE_PX), min(form.width, TILE_PX)
-    with rasterio.Env(**_gdal_options(layout), SPARSE_OK_OVERVIEW="YES"):
-        with rasterio.open(draft, "w", **_draft_profile(form), sparse_ok=True) as target:
-            if form.colormap is not None:
-                target.write_colormap(1, dict(form.colormap))
-            target.write(np.ones((height, width), form.dtype), 1, window=RasterWindow(0, 0, width, height))
-        with rasterio.open(draft, "r+") as target:
-            target.build_overviews(list(layout.factors), Resampling.nearest)
-        copy_raster(draft, path, copy_src_overviews=True, sparse_ok=True, **_cog_profile(form, layout))
-        draft.unlink()
-        validate_cog(path)
+    first = Window(0, 0, min(form.height, TILE_PX), min(form.width, TILE_PX))
+
+    def fill(target: DatasetWriter) -> None:
+        pixels = np.ones((first.height, first.width), form.dtype)
+        target.write(pixels, 1, window=RasterWindow(0, 0, first.width, first.height))
+
+    write_cog(path, form, fill, windows=(first,))
+
+
+@contextmanager
+def small_cache() -> Iterator[None]:
+    """Keeps GDAL's cache small for as long as several threads write.
+
+    The cache is one for the whole process. A thread that has written its file gives it back the size that it found,
+    which is 5 % of the machine's memory unless somebody holds it here, and the others would fill that.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES):
+        yield
 
 
 def reason_of(error: Exception) -> str:
@@ -206,9 +244,10 @@ def _width(path: Path) -> int:
 def _gdal_options(layout: Layout) -> dict[str, Any]:
     return {
         "GDAL_NUM_THREADS": "1",  # one writer, one order
-        "GDAL_CACHEMAX": 64,  # MB; GDAL's default of 5 % of the machine's memory is per process
+        "GDAL_CACHEMAX": CACHE_BYTES,
         "GDAL_TIFF_OVR_BLOCKSIZE": str(layout.overview_tile_px),
         "GDAL_PAM_ENABLED": "NO",  # no side files next to temporary names
+        "GDAL_DISABLE_READDIR_ON_OPEN": "FALSE",  # overviews beside a draft are found, whatever the user has set
     }
 
 

@@ -20,6 +20,7 @@ from pipeline.machine.progress import Progress, duration_text
 from pipeline.mapstore.journal import JournalState
 from pipeline.mapstore.store import RunStore
 from pipeline.outputs import cog, stac_catalog, stac_item, stac_model
+from pipeline.outputs.cog_writer import small_cache
 from pipeline.outputs.output_folder import REPORT_FILE, REPORT_FOLDER, check_items, check_output
 from pipeline.outputs.report import Accuracy, ReportContext, map_picture, write_report
 from pipeline.outputs.thumbnail import write_thumbnail
@@ -85,7 +86,8 @@ def publish_run(
         own_folder(config.output, config.publish.collection_id, place.item)
     own_folder(config.output, REPORT_FOLDER)
     progress.start("publishing", 3 * len(maps) + 3, "files")
-    statistics = _write_rasters_and_measure(maps, prepared, store, progress)
+    with small_cache():
+        statistics = _write_rasters_and_measure(maps, prepared, store, progress)
     explanations = explain_map(statistics, legend)
     progress.advance()
     for place in maps:

@@ -14,6 +14,7 @@ import numpy as np
 import shapely
 
 from pipeline.errors import CatalogError, NoScenesError, RegionError
+from pipeline.machine.collection import collection_paused
 from pipeline.planning.estimate import PlanSummary, summarise
 from pipeline.planning.identity import coarse_footprint, run_id
 from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile, union_window
@@ -100,6 +101,7 @@ def _plan_zone(epsg: int, part: shapely.Geometry, scenes: Sequence[Scene], confi
     return ZonePlan(grid, blocks, scene_ids)
 
 
+@collection_paused()
 def plan_blocks(grid: ZoneGrid, tiling: TilingConfig, area: shapely.Geometry | None) -> tuple[Block, ...]:
     """Cuts a grid into output blocks and gives each its tiles.
 

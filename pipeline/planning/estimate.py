@@ -222,7 +222,8 @@ def disk_use(plan: MapPlan, classes: int, finished: Container[tuple[int, int]] =
     """
     left = [b for zone in plan.zones for b in zone.blocks if (zone.grid.epsg, b.index) not in finished]
     stored = sum(block.window.height * block.window.width for block in left)
-    pixels = [zone.grid.height * zone.grid.width for zone in plan.zones]
+    # Ground without a block takes no room in a map, however far the blocks lie apart.
+    pixels = [sum(block.window.height * block.window.width for block in zone.blocks) for zone in plan.zones]
     # A byte each: the classes' scores, the class, its confidence, the count; two: a class's mean index in a cell.
     indices = 2 * len(SPECTRAL_INDICES) * classes / INDEX_CELL_PX**2
     store = stored * (classes + 3 + indices) * STORED_SHARE

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.machine.atomic_files import write_text
+from pipeline.machine.collection import collection_paused
 from pipeline.records.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.records.scene import Scene
 
@@ -15,6 +16,7 @@ PLAN_SCHEMA = 1
 """Raised with every change of layout; a plan of another schema is refused, not guessed at."""
 
 
+@collection_paused()
 def write_plan(plan: MapPlan, path: str | Path) -> None:
     """Writes a plan under its final name only when it is complete and on disk.
 
@@ -25,6 +27,7 @@ def write_plan(plan: MapPlan, path: str | Path) -> None:
     write_text(Path(path), text)
 
 
+@collection_paused()
 def read_plan(path: str | Path) -> MapPlan:
     """Reads what :func:`write_plan` wrote.
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,56 @@ def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
     with JournalWriter(path) as journal, pytest.raises(ValueError, match="JSON compliant"):
         journal.append(BlockFinished(32632, 0, float("nan"), 1.0, "00"))
     assert read_journal(path) == ()
+
+
+def line_of(**changes: object) -> bytes:
+    """A finished block's line as the product writes it, changed."""
+    values = {"event": "block-finished", **asdict(RECORDS[1]), **changes}
+    return json.dumps({key: value for key, value in values.items() if value is not None}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line_of(sha256=None),
+        line_of(colour="red"),
+        line_of(problems=3),
+        line_of()[:-1] + line_of(),
+        line_of()[:-1] + b"]\n",
+        b"[" * 100_000 + b"\n",
+        b"7\n",
+        b"[]\n",
+        b"\xff\xfe{\n",
+        b"\xef\xbb\xbf" + line_of(),
+        b"{}\n",
+    ],
+    ids=lambda line: repr(line[:12]),
+)
+def test_lines_that_no_version_wrote_are_refused(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(line_of() + line)
+    with pytest.raises(StoreError, match=r"line 2 .*delete the line"):
+        read_journal(path)
+
+
+def test_a_line_without_the_later_fields_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"\n  \n" + line_of(problems=None, incomplete=None) + b" " + line_of())
+    assert read_journal(path) == (BlockFinished(32632, 0, 1.5, 0.75, "ab" * 32), RECORDS[1])
+    assert hash(read_journal(path)[1]) == hash(RECORDS[1])
+
+
+def test_a_long_journal_takes_little_more_memory_than_its_records(tmp_path: Path) -> None:
+    """100,000 blocks in less than 100 MB, of the 200 MB that they may take."""
+    path = tmp_path / "journal.jsonl"
+    blocks = 3_000
+    path.write_bytes(b"".join(line_of(index=i, problems=[], sha256=f"{i:064x}") for i in range(blocks)))
+    tracemalloc.start()
+    try:
+        state = replay(read_journal(path))
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(state.finished) == blocks
+    assert peak < 1_000 * blocks
+    assert peak < 1.3 * kept

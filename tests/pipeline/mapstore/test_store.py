@@ -107,6 +107,7 @@ def test_each_block_is_exactly_one_chunk_file_of_each_layer(tmp_path: Path, plan
     store.write_block(EPSG, block, layers, counts, means)
     files = [path for path in store.zarr_path.rglob("*") if path.is_file() and path.name != "zarr.json"]
     assert sorted(files) == sorted(chunk(store, layer, 1, 1) for layer in LAYERS)
+    assert sorted(files) == sorted(Path(store.zone(EPSG).chunk(layer, block)) for layer in LAYERS)
 
 
 def test_blocks_without_anything_are_written_too(tmp_path: Path, plan: MapPlan) -> None:

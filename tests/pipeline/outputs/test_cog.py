@@ -19,7 +19,8 @@ from rio_cogeo.cogeo import cog_translate, cog_validate
 
 from pipeline.errors import CogError
 from pipeline.mapstore.index_cells import INDEX_NODATA
-from pipeline.mapstore.store import RunStore, ZoneStore
+from pipeline.mapstore.store import RunStore
+from pipeline.mapstore.zone_store import ZoneStore
 from pipeline.outputs.cog import check_cog, write_confidence_cog, write_landcover_cog, write_valid_count_cog
 from pipeline.predict.stitch import BlockLayers
 from pipeline.settings.run_file import TilingConfig

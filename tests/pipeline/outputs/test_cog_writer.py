@@ -21,7 +21,8 @@ from rasterio.io import DatasetWriter
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from pipeline.mapstore.store import RunStore, ZoneStore
+from pipeline.mapstore.store import RunStore
+from pipeline.mapstore.zone_store import ZoneStore
 from pipeline.outputs.cog import write_confidence_cog, write_landcover_cog, write_valid_count_cog
 from pipeline.outputs.cog_writer import TILE_PX, RasterForm, layout_of, write_blank_cog, write_cog
 from pipeline.planning.blocks import plan_blocks
