@@ -2,19 +2,18 @@
 
 stackstac 0.5 knows ``proj:epsg`` only and guesses a grid where it finds none (stackstac issue 262), so it is handed
 normalised items and never asked to choose bounds, resolution or projection.
+
+stackstac, xarray and dask are imported on the first read: two CPU seconds that the driver and finishers do not need.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 import numpy.typing as npt
-import stackstac
-import xarray as xr
 from rasterio.enums import Resampling
 
 from pipeline.imagery.file_reader import AssetReader
@@ -23,6 +22,9 @@ from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
 from pipeline.sources.hrefs import AssetDoor, local_path
 from pipeline.sources.signing import signer_for
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 REMOTE_READS = 8
 """Remote files of one window that are read at the same time; most of their time is waiting."""
@@ -44,6 +46,8 @@ def load(
     Raises:
         ReadError: A file cannot be read.
     """
+    import dask
+
     if not scenes:
         return np.empty((0, len(names), window.height, window.width), np.float32)
     # Local files are read one after the other: this code already runs in one of many worker processes. In one chunk,
@@ -77,6 +81,8 @@ def lazy_stack(
     Reflectance is interpolated bilinearly where files are coarser than the grid, classes by nearest neighbour.
     ``together`` is how many scenes and bands make one chunk, which is read file by file.
     """
+    import stackstac
+
     bounds = geobox(grid, window).boundingbox.bbox
     within = (grid.epsg, bounds)
     # The position stands for the id: ids of several collections may repeat.
