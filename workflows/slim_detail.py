@@ -83,11 +83,11 @@ def slim(file: TrainFile, progress: Progress) -> SpexForLandCover:
     with torch.inference_mode():
         prompts = teacher.class_word_prompts(legend)
     progress.start("distilling", span.stage.steps, "steps")
-    total, began = np.zeros(2), time.monotonic()
+    total, began = np.zeros(3), time.monotonic()
     batches = step_batches(recipe, span.stage, span.steps, loaders=file.compute.loaders)
     for step, batch in zip(span.steps, batches, strict=True):
-        divergence, surprise = _losses(teacher, student, prompts.clone(), batch)
-        loss = divergence + LABEL_SAY * surprise
+        divergence, apart, surprise = _losses(teacher, student, prompts.clone(), batch)
+        loss = divergence + apart + LABEL_SAY * surprise
         optimiser.param_groups[0]["lr"] = span.learning_rate(step, config)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -96,13 +96,13 @@ def slim(file: TrainFile, progress: Progress) -> SpexForLandCover:
         decay = min(config.ema_decay, (step + 1) / (step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(average, learning, 1 - decay)
-        total += [float(divergence.detach()), float(surprise.detach())]
+        total += [float(part.detach()) for part in (divergence, apart, surprise)]
         if not np.isfinite(total).all():
             raise ConfigError(f"the loss is not finite at step {step + 1}; lower optimiser.learning_rate")
         progress.advance()
         if (step + 1) % RECORD_EVERY == 0:
             seconds = time.monotonic() - began
-            means = dict(zip(("divergence", "surprise"), (total / RECORD_EVERY).tolist(), strict=True))
+            means = dict(zip(("divergence", "masks", "surprise"), (total / RECORD_EVERY).tolist(), strict=True))
             progress.say(json.dumps({"step": step + 1, **means, "seconds": round(seconds)}))
             total[:] = 0.0
     with torch.no_grad():
@@ -136,10 +136,11 @@ def with_half_detail(teacher: SpexForLandCover) -> SpexForLandCover:
 
 def _losses(
     teacher: SpexForLandCover, student: SpexForLandCover, prompts: Tensor, batch: StepBatch
-) -> tuple[Tensor, Tensor]:
-    """Means over pixels: Kullback-Leibler divergence of the student's scores from the teacher's, and surprise (cross-
-    entropy) at labels that are certain."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Means over pixels: Kullback-Leibler divergence of scores from the teacher's, divergence of the masks
+    one by one (scores leave open what all masks have in common), and cross-entropy at labels that are certain."""
     import torch
+    import torch.nn.functional as F
 
     pixels = batch.reflectance
     prompts = prompts.expand(len(pixels), -1, -1, -1)
@@ -149,14 +150,18 @@ def _losses(
         aggregated = teacher.aggregator(levels)
         embedding = teacher.neck(aggregated)
         detail = _of(teacher.detail)(inputs, levels, aggregated)
-        wanted = (teacher.mask_decoder(embedding, prompts, detail) / teacher.config.temperature).log_softmax(dim=1)
+        wanted_masks = teacher.mask_decoder(embedding, prompts, detail)
     detail = _of(student.detail)(inputs, levels, aggregated)
-    found = (student.mask_decoder(embedding, prompts, detail) / teacher.config.temperature).log_softmax(dim=1)
+    masks = student.mask_decoder(embedding, prompts, detail)
+    sure = torch.sigmoid(wanted_masks)
+    apart = F.binary_cross_entropy_with_logits(masks, sure) - F.binary_cross_entropy_with_logits(wanted_masks, sure)
+    temperature = teacher.config.temperature
+    wanted, found = ((logits / temperature).log_softmax(dim=1) for logits in (wanted_masks, masks))
     divergence = (wanted.exp() * (wanted - found)).sum(1).mean()
     probability, label = batch.target.max(dim=1)
     certain = (probability >= CERTAIN) & (batch.weight > 0)
     surprise = -found.gather(1, label[:, None])[:, 0] * certain
-    return divergence, surprise.sum() / certain.sum().clamp(min=1)
+    return divergence, apart, surprise.sum() / certain.sum().clamp(min=1)
 
 
 def _of(detail: nn.Module | None) -> nn.Module:

@@ -54,7 +54,8 @@ def test_it_learns_the_scores_and_leaves_the_rest_alone(
     assert main([str(file), "--output", str(tmp_path / "slim")]) == 0
     said = [json.loads(record.message) for record in caplog.records if record.message.startswith("{")]
     assert [line["step"] for line in said] == [50, 100, 150]
-    assert said[-1]["divergence"] < 0.5 * said[0]["divergence"]
+    assert said[-1]["divergence"] < 0.8 * said[0]["divergence"]
+    assert 0 <= said[-1]["masks"] < 0.5 * said[0]["masks"]
     student = SpexForLandCover.from_pretrained(tmp_path / "slim")
     assert (student.config.mask_detail, student.config.detail_channels) == ("half", 16)
     before = teacher.state_dict()
@@ -73,7 +74,7 @@ def test_labels_speak_where_they_are_certain(teacher: SpexForLandCover) -> None:
 
     def surprise(target: torch.Tensor, weight: torch.Tensor) -> float:
         batch = StepBatch(bands, target, weight, torch.full((1, 10), 10.0), None, None)
-        divergence, found = slim_detail._losses(teacher, with_half_detail(teacher), prompts, batch)
+        divergence, _, found = slim_detail._losses(teacher, with_half_detail(teacher), prompts, batch)
         assert divergence > 0
         return float(found)
 
