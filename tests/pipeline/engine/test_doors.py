@@ -287,7 +287,7 @@ def test_a_ray_with_other_insides_is_not_started(
 
     with (
         pytest.raises(ClusterError, match=r"is not started.*constraints\.txt"),
-        local.local_ray(FakeRay, ComputeConfig(), {}),
+        local.local_ray(FakeRay, ComputeConfig(), {}, 1024),
     ):
         pass
     assert not started

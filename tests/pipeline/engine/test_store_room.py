@@ -106,7 +106,10 @@ def test_a_local_store_follows_the_plan_and_the_memory_unless_the_run_file_says_
     assert local_store_mb(ComputeConfig(object_store_mb=160), NEED, 100 * MIB) == 160
 
 
-def test_a_store_without_room_for_a_block_is_refused_before_anything_is_started() -> None:
+def test_a_store_without_room_for_a_block_is_refused_before_anything_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)  # other tests may have left one running
     small = ComputeConfig(object_store_mb=128)
     with pytest.raises(ConfigError, match=r"compute.object_store_mb is 128 MB, but one block .* take 160: set it"):
         local_store_mb(small, NEED, 64_000 * MIB)
