@@ -45,6 +45,7 @@ def teacher(tmp_path: Path) -> SpexForLandCover:
     return SpexForLandCover.from_pretrained(tmp_path / "checkpoint")
 
 
+@pytest.mark.long
 def test_it_learns_the_scores_and_leaves_the_rest_alone(
     teacher: SpexForLandCover, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,7 +28,7 @@ def _numbers_changed(document: Any, change: Any) -> Any:
     return change if isinstance(document, int) and not isinstance(document, bool) else document
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from(METADATA), data=st.data())
 def test_metadata_of_anything_is_one_message_and_never_another_error(
     tmp_path: Path, name: str, data: st.DataObject
