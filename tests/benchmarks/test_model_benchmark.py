@@ -10,6 +10,7 @@ from spex_core import Legend
 from tests.spex_core.conftest import build_tiny_model
 
 
+@pytest.mark.long
 def test_the_model_benchmark_ends_with_its_ratios(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     build_tiny_model(Legend.from_yaml()).save_pretrained(tmp_path / "model")
     main(["--quick", "--checkpoint", str(tmp_path / "model"), "--device", "cpu", "--tile", "64", "--tiles", "2"])

@@ -137,6 +137,7 @@ def test_simulated_chips_are_made_once_and_go_on_where_they_stopped(
     assert folder.stat().st_mtime_ns == before
 
 
+@pytest.mark.long
 def test_several_processes_make_the_chips_that_one_makes(tmp_path: Path) -> None:
     for processes in (1, 2):
         write_simulated(tmp_path / str(processes), 3, 10_000, processes=processes)
