@@ -27,7 +27,7 @@ INDEX_LABELS: dict[str, str] = {
     "brightness": "visible brightness",
 }
 
-_DIFFERENCES: dict[str, tuple[str, str]] = {
+DIFFERENCE_BANDS: dict[str, tuple[str, str]] = {
     "ndvi": ("B08", "B04"),
     "ndwi": ("B03", "B08"),
     "mndwi": ("B03", "B11"),
@@ -35,6 +35,7 @@ _DIFFERENCES: dict[str, tuple[str, str]] = {
     "ndmi": ("B8A", "B11"),
     "ndsi": ("B03", "B11"),
 }
+"""The normalised differences: (first - second) / (first + second)."""
 _FLOOR = 1e-3  # reflectance; keeps a ratio of two dark pixels finite
 
 
@@ -69,7 +70,7 @@ def spectral_index(name: str, reflectance: Any, band_axis: int = -3) -> Any:
         bright = band("B11") + band("B04")
         green = band("B08") + band("B02")
         return _ratio(bright - green, bright + green)
-    first, second = (band(b) for b in _DIFFERENCES[name])
+    first, second = (band(b) for b in DIFFERENCE_BANDS[name])
     return _ratio(first - second, first + second)
 
 

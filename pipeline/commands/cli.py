@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.errors import BadInputError
-from pipeline.machine import interruption
+from pipeline.machine import allocator, interruption
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from pipeline.machine.progress import Progress, progress_for
 from pipeline.settings.run_file import RunConfig
@@ -284,6 +284,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     # Schedulers and spot machines end a run with SIGTERM, closed terminals with SIGHUP: the same clean stop as Ctrl-C.
     interruption.install()
+    allocator.keep_freed_memory()
     debug = os.environ.get("SPEX_DEBUG") == "1"
     code: Any = 0
     try:

@@ -27,7 +27,7 @@ from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import BAND_INDEX
-from spex_core.indices import SPECTRAL_INDICES, spectral_index, with_either_near_infrared
+from spex_core.indices import DIFFERENCE_BANDS, SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 from spex_core.legend import Legend
 
 FloatArray = npt.NDArray[np.float32]
@@ -98,13 +98,21 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
         reflectance = with_either_near_infrared(reflectance)
     layers = np.empty((len(SPECTRAL_INDICES), *reflectance.shape[1:]), np.int16)
     limit = np.float32(np.iinfo(np.int16).max)
+    computed: dict[tuple[str, ...], npt.NDArray[np.int16]] = {}
     for layer, name in zip(layers, SPECTRAL_INDICES, strict=True):
-        value = np.asarray(spectral_index(name, reflectance), np.float32) * np.float32(INDEX_SCALE)
+        formula = DIFFERENCE_BANDS.get(name, (name,))  # two indices have the same one
+        if formula in computed:
+            layer[...] = computed[formula]
+            continue
+        value = np.asarray(spectral_index(name, reflectance), np.float32)
+        value *= np.float32(INDEX_SCALE)
         unknown = ~np.isfinite(value)
         np.rint(value, out=value)
         np.clip(value, -limit, limit, out=value)
-        np.copyto(value, np.float32(INDEX_NODATA), where=unknown)
+        if unknown.any():
+            value[unknown] = INDEX_NODATA
         layer[...] = value
+        computed[formula] = layer
     return layers
 
 

@@ -135,8 +135,9 @@ def nan_median(stack: _Float) -> tuple[_Float, npt.NDArray[np.uint8]]:
         count = np.isfinite(first).view(np.uint8)
         if len(stack) == 2:
             count = count + np.isfinite(last).view(np.uint8)
-        middle = np.fmin(first, last)  # where one of them is NaN, both are the other
-        middle += np.fmax(first, last)
+        middle = first + last
+        if (unsure := np.isnan(middle)).any():  # where one of them is NaN the other counts
+            np.copyto(middle, np.fmax(first, last) * np.float32(2.0), where=unsure)
         middle *= np.float32(0.5)
         return middle, count
     count = np.isfinite(stack).sum(axis=0, dtype=np.uint8)

@@ -228,7 +228,8 @@ class AssetReader:
         if MaskFlags.per_dataset in ds.mask_flag_enums[0]:
             empty |= ds.read_masks(1, window=window) == 0
         numbers: _Float = raw.astype(np.float32)
-        numbers[empty] = np.nan
+        if empty.any():
+            numbers[empty] = np.nan
         return numbers
 
     def _warp(self, ds: Any, row: int, col: int, height: int, width: int) -> _Float:
@@ -329,21 +330,23 @@ def _interpolate(native: _Float, ratio: int) -> _Float:
     height, width = native.shape[0] - 2, native.shape[1] - 2
     # Columns first: writing every other pixel of a row is slow, so it is done while there are few rows.
     columns = np.empty((height + 2, width, ratio), np.float32)
-    for phase in range(ratio):
-        _fill_phase(columns[..., phase], native[:, :-2], native[:, 1:-1], native[:, 2:], phase, ratio)
+    _fill_phases(np.moveaxis(columns, -1, 0), native, (slice(None), slice(1, -1)))
     wide = columns.reshape(height + 2, width * ratio)
     out = np.empty((height, ratio, width * ratio), np.float32)
-    for phase in range(ratio):
-        _fill_phase(out[:, phase], wide[:-2], wide[1:-1], wide[2:], phase, ratio)
+    _fill_phases(np.moveaxis(out, 1, 0), wide, (slice(1, -1), slice(None)))
     return out.reshape(height * ratio, width * ratio)
 
 
-def _fill_phase(out: _Float, before: _Float, here: _Float, after: _Float, phase: int, ratio: int) -> None:
-    # Centre of fine pixel `phase`, in native pixels from the centre of its own: -0.5 < shift < 0.5.
-    shift = (phase + 0.5) / ratio - 0.5
-    if shift == 0.0:
-        out[...] = here
-        return
-    weight = np.float32(abs(shift))
-    value = (before if shift < 0.0 else after) * weight
-    np.add(value, here * (np.float32(1.0) - weight), out=out)
+def _fill_phases(phases: _Float, native: _Float, inner: tuple[slice, slice]) -> None:
+    """Values of the fine pixels of each phase, interpolated along the one axis that ``inner`` cuts."""
+    ratio = len(phases)
+    along = 0 if inner[0].start else 1
+    before, after = ((slice(None),) * along + (part,) for part in (slice(None, -2), slice(2, None)))
+    for phase in range(ratio // 2):  # the phase at the other end has the same weights
+        # Centre of the fine pixel, in native pixels from the centre of its own: 0 < weight < 0.5.
+        weight = np.float32(0.5 - (phase + 0.5) / ratio)
+        neighbour, own = native * weight, native[inner] * (np.float32(1.0) - weight)
+        np.add(neighbour[before], own, out=phases[phase])
+        np.add(neighbour[after], own, out=phases[ratio - 1 - phase])
+    if ratio % 2:
+        phases[ratio // 2] = native[inner]

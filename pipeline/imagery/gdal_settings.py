@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 
+from pipeline.machine import allocator
+
 DRIVERS_REMOTE = ("GTiff", "JP2OpenJPEG")
 """Formats opened from the network. Not VRT: it may name any other file."""
 DRIVERS_LOCAL = (*DRIVERS_REMOTE, "VRT")
 
-KEPT_BYTES = 2**30
-"""Memory that a worker keeps for its next array instead of giving it back."""
 CACHE_MB = 256
 """GDAL's block cache per process: decoded tiles of the windows read last, so that their neighbours do not decode them
 again. A window of 1,000 px in two dates touches 240 MB of them where files are tiled in 1,024 px."""
@@ -52,16 +52,9 @@ def gdal_options(href: str) -> dict[str, str | int | bool]:
 
 
 def worker_environment() -> dict[str, str]:
-    """Environment variables for reader processes; they must be set before GDAL is loaded.
-
-    ``MALLOC_ARENA_MAX`` keeps glibc from holding one heap per thread: without it the memory of a GDAL reader grows
-    with every file it opens. The two thresholds keep it from handing the memory of each large array back to the kernel
-    and faulting it in again, page by page, for the next one: a third of a model's CPU time.
-    """
+    """Environment variables for reader processes; they must be set before GDAL is loaded."""
     return {
         "GDAL_CACHEMAX": str(CACHE_MB),
         "GDAL_NUM_THREADS": "1",
-        "MALLOC_ARENA_MAX": "2",
-        "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
-        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+        **allocator.ENVIRONMENT,
     }

@@ -63,7 +63,11 @@ class Observations:
             for layer, window in use.places:
                 at = slices(window, self._whole)
                 there = self.layers.holds_in(layer, use.number, at)
-                np.copyto(stack[layer][at], image[slices(window, extent)], where=there)
+                values = image[slices(window, extent)]
+                if there.all():
+                    stack[layer][at] = values
+                else:
+                    np.copyto(stack[layer][at], values, where=there)
 
 
 def choose_observations(reader: WindowReader, candidates: Sequence[Candidate], limit: int) -> Observations:

@@ -36,6 +36,7 @@ def cell_means(codes: NDArray[np.uint8], indices: NDArray[np.int16], classes: Se
     window = Window(0, 0, *codes.shape)
     key, shape = _cell_of_class(codes, window, classes)
     bins = int(np.prod(shape))
+    key = key.astype(np.intp)  # else bincount does so each time
     counts = np.bincount(key, minlength=bins + 1)
     means = np.full((len(indices), *shape), INDEX_NODATA, np.int16)
     for layer, index in zip(means, indices, strict=True):

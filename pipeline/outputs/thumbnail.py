@@ -101,5 +101,5 @@ def png_bytes(image: Image.Image) -> bytes:
     """An image as PNG; the same pixels give the same bytes."""
     buffer = io.BytesIO()
     transparent = {"transparency": image.info["transparency"]} if "transparency" in image.info else {}
-    image.save(buffer, format="PNG", optimize=True, **transparent)
+    image.save(buffer, format="PNG", **transparent)  # optimize=True: six times slower for 3 % fewer bytes
     return buffer.getvalue()

@@ -125,6 +125,9 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
         is missing); None if there is nothing to classify. A band without a single valid pixel, where others have some,
         is one that the run does not read (``source.bands``): it stays NaN.
     """
+    # A sum is finite only where each of its terms is; and most tiles lack nothing.
+    if np.isfinite(tile.sum(axis=(1, 2))).all():
+        return tile
     valid = np.isfinite(tile)
     counts = np.array([np.count_nonzero(band) for band in valid])
     if not counts.any():
