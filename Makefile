@@ -1,6 +1,6 @@
 # make demo   a simulated Sentinel-2 archive, mapped end to end into demo/
 # make test   style, types and tests: what continuous integration runs
-# make faults   100,000 simulated schedules of failures against the engine's driver, and real ones on a real Ray; half an hour
+# make faults   100,000 simulated schedules of failures against the engine, 20,000 foreign documents, real faults; an hour
 # make checkpoint   the built-in model again, from a seed, into out/spex-s2-tiny/last; hours on a CPU, and resumable
 #
 # They create .venv when it is missing and install again only when pyproject.toml or constraints.txt changed.
@@ -22,6 +22,7 @@ test: lint
 faults: $(STAMP)
 	$(BIN)/python -m tests.pipeline.engine.schedules --count 100000
 	SPEX_FAULTS=1 $(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m tests.faults.foreign_documents --count 20000
 	$(BIN)/python -m tests.faults.real_machines --trials 60
 
 checkpoint: $(STAMP)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -157,6 +158,24 @@ class SpexConfig(PreTrainedConfig):
             if getattr(self, name) and tuple(self.bands) != SENTINEL2_BANDS:
                 raise ValueError(f"{name} needs the ten Sentinel-2 bands in order; set {name}=False")
 
+    def check(self) -> None:
+        """Refuses what a file may say and no model can be: it is read without the checks of the constructor.
+
+        Raises:
+            ValueError: A field of another type, or a number out of its range; the message names the field.
+        """
+        for name, kinds in _PLAIN_FIELDS.items():
+            value = getattr(self, name)
+            if type(value) not in kinds:
+                raise ValueError(f"{name} is {value!r:.80}, not of type {kinds[0].__name__}")
+        for name in ("band_mean", "band_std", "temperature", "finer_look_gsd_m"):
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if value is None and name == "finer_look_gsd_m":
+                    continue
+                if type(value) not in (int, float) or not math.isfinite(value) or (name != "band_mean" and value <= 0):
+                    raise ValueError(f"{name} is {values!r:.80}: no such number can be used")
+
     @classmethod
     def official(cls, **changes: Any) -> SpexConfig:
         """The published layout (NAIP-style RGB tiles, InternImage-L, Qwen2.5-1.5B), with any field changed."""
@@ -207,6 +226,14 @@ class SpexConfig(PreTrainedConfig):
         assert isinstance(self.text_config, Qwen2Config)
         return self.text_config
 
+
+_KINDS: dict[type, tuple[type, ...]] = {int: (int,), float: (float, int), bool: (bool,), str: (str,)}
+_PLAIN_FIELDS = {
+    name: _KINDS[type(value)]
+    for name, value in vars(SpexConfig).items()
+    if name in SpexConfig.__annotations__ and type(value) in _KINDS
+}
+"""Fields of :class:`SpexConfig` whose default is a plain value, and the types that a value may have."""
 
 # Auto classes read config.json first: they must know the model type to load the tokenizer beside it.
 AutoConfig.register(SpexConfig.model_type, SpexConfig, exist_ok=True)

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import unicodedata
+
+LONGEST_MESSAGE = 8000
+"""Characters of a message; the middle of a longer one is left out."""
+
+
+def shown(text: str, longest: int = LONGEST_MESSAGE) -> str:
+    """A text that a terminal, a log or a page shows and does not act on.
+
+    Messages repeat ids, paths and values of files that others have written. Whatever is neither printable nor a line
+    break becomes its escape (``\\x1b``), so that nothing is coloured, hidden, written backwards or half a character.
+    """
+    if not text.isprintable():
+        text = "".join(c if _is_harmless(c) else c.encode("unicode_escape").decode("ascii") for c in text)
+    if len(text) <= longest:
+        return text
+    head = longest * 3 // 4
+    tail = longest // 8
+    return f"{text[:head]} [{len(text) - head - tail} characters left out] {text[-tail:]}"
+
+
+def _is_harmless(character: str) -> bool:
+    return character.isprintable() or character in "\n\t" or unicodedata.category(character) == "Zs"
+
 
 class SpexError(Exception):
     """Base of every error that SPEX raises on purpose (``spex_core`` and ``pipeline`` alike).
 
-    Every subclass must survive pickling, because errors cross Ray processes: construct it from one message.
+    Every subclass must survive pickling, because errors cross Ray processes: construct it from one message, which is
+    kept as :func:`shown` makes it.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(shown(str(message)))
 
 
 class LegendError(SpexError):

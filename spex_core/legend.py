@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import yaml
 
 from spex_core.errors import LegendError
 from spex_core.indices import SPECTRAL_INDICES
+from spex_core.strict_yaml import read_yaml
 
 DEFAULT_LEGEND = "worldcover9"
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}")
@@ -202,14 +204,13 @@ class Legend:
         built_in = resources.files("spex_core") / "legends" / f"{source}.yaml"
         try:
             is_built_in = "/" not in str(source) and "\\" not in str(source) and built_in.is_file()
-            text = (built_in if is_built_in else Path(source)).read_text(encoding="utf-8")
+            with resources.as_file(built_in) if is_built_in else contextlib.nullcontext(Path(source)) as path:
+                data = read_yaml(path)
+        except yaml.YAMLError as error:
+            raise LegendError(f"legend {str(source)!r} is not valid YAML: {error}") from error
         except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that cannot be a path
             known = ", ".join(sorted(p.name[:-5] for p in (resources.files("spex_core") / "legends").iterdir()))
             raise LegendError(f"legend {str(source)!r} is neither a readable file nor built in ({known})") from error
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise LegendError(f"legend {str(source)!r} is not valid YAML: {error}") from error
         return cls.from_dict(data, str(source))
 
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
@@ -307,13 +306,14 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
         try:
             dtype = kwargs.pop("dtype", torch.float32)  # the configuration would keep it to itself
             config, kwargs = SpexConfig.from_pretrained(path, return_unused_kwargs=True, **kwargs)
+            config.check()
             kwargs |= {"config": config, "dtype": dtype, "output_loading_info": True}
             with lazy_weights(Path(path)) as weights:
                 loaded: Any = super().from_pretrained(None, *args, state_dict=weights, **kwargs)
             model: SpexForLandCover = loaded[0]
             found: dict[str, Any] = loaded[1]
             model.processor = SpexProcessor.from_pretrained(path) if has_processor(path) else None
-        except (*UNREADABLE, SafetensorError) as error:
+        except UNREADABLE as error:
             raise unreadable(path, error) from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if found[problem]:

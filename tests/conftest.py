@@ -42,6 +42,11 @@ def local_ray() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See :func:`write_tiny_archive`."""
+    return write_tiny_archive(tmp_path_factory.mktemp("archive"))
+
+
+def write_tiny_archive(folder: Path) -> Path:
     """Two dates of one granule of 256 px without clouds, as a static catalog."""
     from pipeline.simulation import DEMO_SPEC, ArchiveSpec, write_archive
     from pipeline.simulation.clouds import Clouds
@@ -57,7 +62,6 @@ def tiny_archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for month in (6, 7)
         ),
     )
-    folder = tmp_path_factory.mktemp("archive")
     return write_archive(folder, spec, str(folder)).folder
 
 

@@ -25,7 +25,7 @@ from pipeline.machine import allocator, interruption
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from pipeline.machine.progress import Progress, progress_for
 from pipeline.settings.run_file import RunConfig
-from spex_core.errors import CheckpointError, LegendError, SpexError
+from spex_core.errors import CheckpointError, LegendError, SpexError, shown
 
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
@@ -365,7 +365,7 @@ def _progress(plain: bool) -> Progress:
 
 
 def _say(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(shown(message), file=sys.stderr)
 
 
 def _end(document: dict[str, Any], as_json: bool, code: int) -> None:

@@ -150,7 +150,9 @@ def _parse(line: bytes, path: Path, number: int) -> JournalRecord:
         kind = _EVENTS[data.pop("event")]
         if "problems" in data:
             data["problems"] = tuple(map(str, data["problems"]))
-        return _made(kind, data)
+        record = _made(kind, data)
+        _check_types(record)
+        return record
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
             f"journal {path}, line {number} is not a record of this version ({type(error).__name__}: {error}); "
@@ -170,6 +172,24 @@ def _made(kind: type[JournalRecord], values: dict[str, Any]) -> JournalRecord:
     record = object.__new__(kind)
     record.__dict__.update(values)
     return record
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (float, int),
+    "str": (str,),
+    "bool": (bool,),
+    "tuple[str, ...]": (tuple,),
+}
+_TYPES = {kind: tuple((field.name, _KINDS[str(field.type)]) for field in fields(kind)) for kind in _NAMES}
+
+
+def _check_types(record: JournalRecord) -> None:
+    """A line may hold anything: a list in the place of a number would be found out far from here."""
+    values = record.__dict__
+    for name, kinds in _TYPES[type(record)]:
+        if type(values[name]) not in kinds:
+            raise TypeError(f"{name} is {values[name]!r:.80}")
 
 
 class JournalWriter:

@@ -39,7 +39,7 @@ def read_plan(path: str | Path) -> MapPlan:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise StoreError(f"plan {path} cannot be read: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"plan {path} is not JSON: {error}; delete the run folder and plan again") from error
     if not isinstance(data, dict) or "schema" not in data:
         raise StoreError(f"{path} is not a plan: it has no 'schema'")
@@ -47,7 +47,7 @@ def read_plan(path: str | Path) -> MapPlan:
         raise StoreError(f"plan {path} has schema {data['schema']!r}, this version reads {PLAN_SCHEMA}; plan again")
     try:
         return _plan_from_dict(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
         raise StoreError(f"plan {path} is damaged ({type(error).__name__}: {error}); plan again") from error
 
 

@@ -6,7 +6,6 @@ Only RFC 7946 coordinates (longitude, latitude, WGS 84) are accepted; every refu
 from __future__ import annotations
 
 import json
-import math
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
-import pyproj
 import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import RegionError
-from pipeline.records import antimeridian, utm
+from pipeline.records import utm
+from pipeline.records.region_grid import grid_cells
 from pipeline.records.utm import epsg_at, joined_ground, polygonal, zone_parts
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
@@ -98,7 +97,8 @@ def read_region(
     # One form for one area, so that nothing made from it depends on where a ring starts or which way it runs.
     union = shapely.normalize(shapely.remove_repeated_points(polygonal(shapely.union_all(geometries))))
     if len(features) == 1:
-        subregions = _grid_cells(union, grid_km, max_regions, path)
+        cells = grid_cells(union, Region(union, ()).utm_epsgs(), grid_km, max_regions, path)
+        subregions = tuple(SubRegion(f"cell-{name}", f"Cell {name}", part) for name, part in cells)
     else:
         if len(features) > max_regions:
             raise RegionError(f"{path} has {len(features)} features; at most {max_regions} (regions.max_regions)")
@@ -238,64 +238,3 @@ def _named(
         name = _plain_text(_properties(feature).get(name_field) or "") or _plain_text(raw) or identifier
         out.append(SubRegion(identifier, name, geometry))
     return tuple(out)
-
-
-def _column_letters(column: int) -> str:
-    letters = ""
-    column += 1
-    while column:
-        column, rest = divmod(column - 1, 26)
-        letters = chr(ord("A") + rest) + letters
-    return letters
-
-
-def _cell_edges(low: float, high: float, size: float) -> np.ndarray:
-    # The last cell takes up to a tenth of a cell more, so that no sliver column is left over. The outer edges are
-    # pushed out a little, because a straight edge on the map is not straight in longitude and latitude.
-    count = max(1, math.ceil((high - low) / size - 0.1))
-    edges = low + size * np.arange(count + 1)
-    edges[0] -= 0.05 * size
-    edges[-1] = max(edges[-1], high) + 0.05 * size
-    return edges
-
-
-def _grid_cells(geometry: BaseGeometry, grid_km: float, max_regions: int, path: Path) -> tuple[SubRegion, ...]:
-    zones = Region(geometry, ()).utm_epsgs()
-    geometry = antimeridian.unwrapped(geometry)
-    centre = geometry.centroid
-    # One zone: cells are squares of its map. Several: squares of an equal-area projection centred on the region.
-    laea = f"+proj=laea +lat_0={centre.y:.4f} +lon_0={centre.x:.4f} +datum=WGS84 +units=m"
-    crs = pyproj.CRS.from_epsg(zones[0]) if len(zones) == 1 else pyproj.CRS.from_string(laea)
-    forward = pyproj.Transformer.from_crs(4326, crs, always_xy=True)
-    projected = shapely.transform(shapely.segmentize(geometry, 0.05), forward.transform, interleaved=False)
-    west, south, east, north = projected.bounds
-    size = grid_km * 1000.0
-    estimate = math.ceil((east - west) / size) * math.ceil((north - south) / size)
-    if estimate > 100 * max_regions:
-        raise RegionError(f"cells of {grid_km:g} km cut {path} into some {estimate} sub-regions; raise regions.grid_km")
-    xs = _cell_edges(west, east, size)
-    ys = -_cell_edges(-north, -south, size)
-    shapely.prepare(geometry)
-
-    def to_lonlat(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        lon, lat = forward.transform(x, y, direction="INVERSE")
-        return centre.x + (lon - centre.x + 180.0) % 360.0 - 180.0, lat
-
-    cells: list[SubRegion] = []
-    for row in range(len(ys) - 1):
-        for column in range(len(xs) - 1):
-            box = shapely.segmentize(shapely.box(xs[column], ys[row + 1], xs[column + 1], ys[row]), size / 8)
-            lonlat = shapely.transform(box, to_lonlat, interleaved=False)
-            if not geometry.intersects(lonlat):
-                continue
-            part = polygonal(shapely.intersection(geometry, lonlat))
-            if part.is_empty or part.area <= 1e-6 * lonlat.area:
-                continue
-            name = f"{_column_letters(column)}{row + 1}"
-            cells.append(SubRegion(f"cell-{name}", f"Cell {name}", antimeridian.wrapped(part)))
-            if len(cells) > max_regions:
-                raise RegionError(
-                    f"cells of {grid_km:g} km cut {path} into more than {max_regions} sub-regions; "
-                    "raise regions.grid_km or regions.max_regions"
-                )
-    return tuple(cells)

@@ -186,7 +186,7 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
 
 def _is_api(root: Mapping[str, Any]) -> bool:
     links = root.get("links")
-    rels = {link.get("rel") for link in links if isinstance(link, dict)} if isinstance(links, list) else set()
+    rels = [link.get("rel") for link in links if isinstance(link, dict)] if isinstance(links, list) else []
     return "conformsTo" in root or "search" in rels
 
 

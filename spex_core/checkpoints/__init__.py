@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -23,8 +24,9 @@ def resolve_checkpoint(name: str) -> Path:
         CheckpointError: Neither exists.
     """
     for folder in (BUILT_IN / name if "/" not in name and not name.startswith(".") else None, Path(name)):
-        if folder is not None and (folder / "config.json").is_file():
-            return folder
+        with contextlib.suppress(OSError, ValueError):  # a name that cannot be one of a file
+            if folder is not None and (folder / "config.json").is_file():
+                return folder
     known = ", ".join(sorted(p.parent.name for p in BUILT_IN.glob("*/config.json")))
     raise CheckpointError(f"checkpoint {name!r} is neither a folder with a config.json nor built in ({known})")
 
@@ -53,8 +55,8 @@ def has_processor(folder: str | Path) -> bool:
     return any((Path(folder) / name).is_file() for name in ("processor_config.json", "tokenizer.json"))
 
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
-"""What transformers raises about malformed files of a checkpoint."""
+UNREADABLE = (Exception,)
+"""What transformers, and the libraries that it asks, raise about malformed files of a checkpoint: dozens of kinds."""
 
 
 def unreadable(folder: str | Path, error: Exception) -> CheckpointError:
@@ -64,7 +66,9 @@ def unreadable(folder: str | Path, error: Exception) -> CheckpointError:
             f"{folder} is not a readable SPEX checkpoint: {', '.join(asking)} asks for code of its own, which is never "
             "run; remove the field and name one of transformers' own classes"
         )
-    return CheckpointError(f"{folder} is not a readable SPEX checkpoint: {error}")
+    if isinstance(error, CheckpointError):
+        return error
+    return CheckpointError(f"{folder} is not a readable SPEX checkpoint ({type(error).__name__}): {error}")
 
 
 def refuse_fetched_code(folder: str | Path) -> None:
@@ -108,7 +112,7 @@ def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder} has no readable config.json: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "spex":

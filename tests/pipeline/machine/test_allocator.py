@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from pipeline.machine.allocator import ENVIRONMENT
+
 FAULTS = """
 import resource, sys
 import numpy as np
@@ -23,7 +25,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def page_faults(how: str, **environment: str) -> int:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    plain = {name: value for name, value in os.environ.items() if name not in ENVIRONMENT}
     command = [sys.executable, "-c", FAULTS, how]
     return int(subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True).stdout)
 

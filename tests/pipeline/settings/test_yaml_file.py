@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.settings.run_file import RunConfig
-from pipeline.settings.yaml_file import MAX_BYTES, SettingsFile
+from pipeline.settings.yaml_file import SettingsFile
 from pipeline.spie.config import SpieConfig
 from pipeline.training.config import TrainFile
+from spex_core.strict_yaml import MAX_BYTES
 from tests.pipeline.training.conftest import training_document
 
 RUN = {"name": "alps", "region": "region.geojson", "start": "2026-06-01", "end": "2026-06-30"}
