@@ -294,15 +294,19 @@ def many(kind: str, numbers: range, ground: Ground, *, limited: bool = True) -> 
     if not _hooked:
         sys.addaudithook(_note_opened)
         _hooked.append(True)
-    http.retry_policy.__defaults__ = (0, 0.0)  # patience with servers is tried elsewhere
     if limited:
         if kind == "checkpoint":
             import torch  # noqa: F401  (its libraries are no part of a document's cost)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     outcome = Outcome()
-    for number in numbers:
-        tried(kind, number, ground, outcome)
+    patience = http.retry_policy.__defaults__
+    http.retry_policy.__defaults__ = (0, 0.0)  # patience with servers is tried elsewhere
+    try:
+        for number in numbers:
+            tried(kind, number, ground, outcome)
+    finally:
+        http.retry_policy.__defaults__ = patience
     return outcome
 
 
