@@ -21,6 +21,7 @@ from shapely.geometry import mapping
 from pipeline.imagery import composite, open_pixels, window_reader
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.composite import read_composite
+from pipeline.imagery.copies import Notes
 from pipeline.imagery.layers import NumberLayers
 from pipeline.imagery.open_pixels import open_rectangles
 from pipeline.imagery.stack import load
@@ -210,13 +211,18 @@ def test_a_spot_that_is_never_clear_costs_little(tmp_path: Path, method: str, mo
     read_px: dict[str, int] = {}
 
     def counting(
-        scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window, door: AssetDoor | None
+        scenes: Sequence[Scene],
+        names: Sequence[str],
+        grid: ZoneGrid,
+        window: Window,
+        door: AssetDoor | None,
+        notes: Notes,
     ) -> np.ndarray:
         for scene in scenes:
             for name in names:
                 read_px[name] = read_px.get(name, 0) + window.height * window.width
                 asked.add(scene.id)
-        return load(scenes, names, grid, window, door)
+        return load(scenes, names, grid, window, door, notes)
 
     monkeypatch.setattr(window_reader, "load", counting)
     cost, peak = {}, {}
