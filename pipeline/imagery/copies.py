@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.windows import Window
 
-from pipeline.errors import ReadError
-from pipeline.imagery.file_reader import ATTEMPTS, GIVEN_UP_S, AssetReader, is_given_up
+from pipeline.errors import NoAnswerError, ReadError
+from pipeline.imagery.file_reader import ATTEMPTS, GIVEN_UP_S, AssetReader
 from pipeline.records.scene import Scene, SceneAsset
 from pipeline.sources.hrefs import AssetDoor, local_path
 from pipeline.sources.signing import signer_for
@@ -100,10 +100,11 @@ class CopyReader:
                     values = self._reader(place, attempts).read(window)
                 except ReadError as error:
                     failures[place.href] = str(error)
-                    _remember(place.href, str(error))
+                    if isinstance(error, NoAnswerError) and (server := _server(place.href)) is not None:
+                        _silent[server] = (time.monotonic(), str(error))
                     continue
                 if place is not first:
-                    why = failures.get(first.href) or _silence(first.href) or f"{first.href} was not asked"
+                    why = failures.get(first.href) or f"{first.href} is not asked for now, as {_silence(first.href)}"
                     self.notes[self.file.scene, self.file.band] = f"{why}; {place.href} is read in its place"
                 return as_numbers_of(first, place, values)
         raise ReadError("; ".join(failures[place.href] for place in self.file.places))
@@ -162,10 +163,3 @@ def _silence(href: str) -> str | None:
     """Why the server of a file is asked last; None if it is not."""
     since, message = _silent.get(_server(href) or "", (-math.inf, ""))
     return message if time.monotonic() - since < GIVEN_UP_S else None
-
-
-def _remember(href: str, message: str) -> None:
-    server = _server(href)
-    # A file that is not there, or may not be read, says nothing about its neighbours.
-    if server is not None and not is_given_up(href):
-        _silent[server] = (time.monotonic(), message)

@@ -24,7 +24,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from pipeline.errors import HrefError, ReadError
+from pipeline.errors import HrefError, NoAnswerError, ReadError
 from pipeline.imagery.bucket_access import access_advice
 from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
 from pipeline.imagery.open_files import OpenRaster, open_files
@@ -86,14 +86,14 @@ class AssetReader:
         """Pixels of a window of ``spec``'s grid: float32 [height, width].
 
         Raises:
-            ReadError: The file may not be opened, or cannot be opened or decoded after all attempts; names the unsigned
-                href.
+            NoAnswerError: Its server does not answer after all attempts.
+            ReadError: The file may not be opened, or cannot be opened or decoded; names the unsigned href.
         """
         since, message = _given_up.get(self.url, (-math.inf, ""))
         if time.monotonic() - since < GIVEN_UP_S:
             raise ReadError(message)
         scheme = self._checked_scheme()
-        final = False
+        final = unanswered = False
         for attempt in range(self.attempts):
             opened = self.signer.sign(self.url)
             options = gdal_options(self.url)
@@ -112,6 +112,7 @@ class AssetReader:
             ) as error:
                 reason = _reason(error).replace(opened, self.url)
                 final = self._is_final(error, reason)
+                unanswered = isinstance(error, RemoteFileError) and not final
                 if attempt + 1 == self.attempts or final:
                     message = f"{self.url} cannot be read: {reason}{self._advice(scheme, reason)}"
                     break
@@ -119,7 +120,7 @@ class AssetReader:
         if hrefs.local_path(self.url) is None and (final or self.attempts >= ATTEMPTS):
             _given_up[self.url] = (time.monotonic(), message)
         # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
-        raise ReadError(message) from None
+        raise (NoAnswerError if unanswered else ReadError)(message) from None
 
     def _advice(self, scheme: str, reason: str) -> str:
         refused = scheme == "s3" and any(words in reason for words in ("code: 403", "code: 401", "AWS_", "redentials"))
@@ -294,11 +295,6 @@ class AssetReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-
-
-def is_given_up(href: str) -> bool:
-    """True if this process has found that asking for a remote file again cannot help, for now."""
-    return time.monotonic() - _given_up.get(href, (-math.inf, ""))[0] < GIVEN_UP_S
 
 
 def _reason(error: BaseException) -> str:
