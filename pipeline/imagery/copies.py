@@ -8,6 +8,7 @@ copy would have given them, exactly.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from pipeline.sources.signing import signer_for
 
 _WHOLE_TOLERANCE = 1e-6
 _Float = npt.NDArray[np.float32]
+_stacks = itertools.count()
 _silent: dict[str, tuple[float, str]] = {}
 """Server → (monotonic time, message) of the last file that it did not give: files that lie elsewhere too are read there
 first, for so long as a file is given up."""
@@ -60,6 +62,27 @@ class BandFile:
 def band_file(scene: Scene, band: str) -> BandFile:
     """A band of a scene with all its places."""
     return BandFile(scene.id, band, scene.provider, scene.assets[band])
+
+
+class CopyReaders:
+    """Makes the readers of a stack, as stackstac's ``reader``: no data class, because dask would look into each file.
+
+    Args:
+        files: Address that stackstac is given → band file.
+        door: What may be opened.
+        notes: Told of copies that were read in place of others.
+    """
+
+    def __init__(self, files: Mapping[str, BandFile], door: AssetDoor | None, notes: Notes) -> None:
+        self.files, self.door, self.notes = files, door, notes
+
+    def __call__(self, **settings: Any) -> CopyReader:
+        """With the arguments that stackstac gives a reader."""
+        return CopyReader(files=self.files, door=self.door, notes=self.notes, **settings)
+
+    def __dask_tokenize__(self) -> str:
+        # A stack is read and forgotten: its name need not say what is in it.
+        return f"copies-{next(_stacks)}"
 
 
 class CopyReader:

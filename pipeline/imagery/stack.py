@@ -8,7 +8,6 @@ stackstac, xarray and dask are imported on the first read: two CPU seconds that 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
 
-from pipeline.imagery.copies import CopyReader, Notes, band_file
+from pipeline.imagery.copies import CopyReaders, Notes, band_file
 from pipeline.records.grid import geobox
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
@@ -111,7 +110,7 @@ def lazy_stack(
         xy_coords=False,
         properties=False,
         band_coords=False,
-        reader=functools.partial(CopyReader, files=files, door=door, notes={} if notes is None else notes),
+        reader=CopyReaders(files, door, {} if notes is None else notes),
     )
     return lazy
 
