@@ -173,7 +173,7 @@ def composites(settings: RunConfig) -> tuple[list[bytes], list[str]]:
     return images, [problem for composite in read for problem in composite.problems]
 
 
-@pytest.mark.parametrize("after", [0, 30, 60])
+@pytest.mark.parametrize("after", [0, 40])
 def test_a_file_server_that_dies_between_two_reads_costs_no_pixel(
     world: World, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
