@@ -53,6 +53,10 @@ class ReadError(SpexError):
     """A raster window could not be read. Local: the next-best scene fills in."""
 
 
+class NoAnswerError(ReadError):
+    """A file could not be read because its server does not answer, or not as a server of files does."""
+
+
 class StoreError(SpexError):
     """The run's own state is unreadable or belongs to another plan."""
 

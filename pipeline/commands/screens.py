@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipeline.mapstore.status import RunState
 from pipeline.planning.estimate import PlanSummary
 from pipeline.records.result import RunResult
 from pipeline.settings.run_file import RunConfig
+from pipeline.sources.united import CatalogShare
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
@@ -52,6 +54,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         else f"{format_area(summary.region_area_ha)}, covered by scenes everywhere",
         "maps": "; ".join(f"EPSG:{z.epsg} {z.width} x {z.height} px" for z in summary.zones),
         "scenes": str(summary.scenes),
+        **_catalogs(prepared.search.catalogs),
         "tiles": f"{summary.tiles} in {summary.blocks} blocks",
         "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
         "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
@@ -69,6 +72,19 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         _line(console, f"gap: {gap.name} has no scene on {format_share(gap.share)} of its area")
 
 
+def _catalogs(catalogs: Sequence[CatalogShare]) -> dict[str, str]:
+    """A row for each of several catalogs: what it adds to those before it."""
+    if len(catalogs) < 2:
+        return {}
+    return {
+        f"catalog {number}": f"{share.url}: does not answer"
+        if share.failure is not None
+        else f"{share.url}: {share.scenes} scenes, {share.alone} of them nowhere else"
+        + (f"; copies of {share.copies} of those before it" if number > 1 else "")
+        for number, share in enumerate(catalogs, 1)
+    }
+
+
 def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[str, Any]:
     """What ``spex plan --json`` prints."""
     return {
@@ -76,6 +92,7 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "plan": str(path),
         "scenes": [scene.id for scene in prepared.plan.scenes],
         "skipped_scenes": [list(pair) for pair in prepared.search.skipped],
+        "catalogs": [dataclasses.asdict(catalog) for catalog in prepared.search.catalogs],
         "region_area_ha": summary.region_area_ha,
         "gap_share": summary.gap_share,
         "blocks": summary.blocks,

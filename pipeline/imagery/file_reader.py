@@ -24,7 +24,8 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from pipeline.errors import HrefError, ReadError
+from pipeline.errors import HrefError, NoAnswerError, ReadError
+from pipeline.imagery.bucket_access import access_advice
 from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
 from pipeline.imagery.open_files import OpenRaster, open_files
 from pipeline.imagery.raster_formats import opened_local
@@ -53,7 +54,8 @@ class AssetReader:
     """stackstac ``Reader`` of one file. ``read`` returns float32 digital numbers, NaN where there is none.
 
     Beyond stackstac's own arguments: ``nodata`` maps href to the scene's nodata value, ``signer`` signs hrefs, ``door``
-    says what may be opened on the way; without one, redirects stay on the href's own server.
+    says what may be opened on the way; without one, redirects stay on the href's own server. With fewer ``attempts``
+    than usual a remote file is given up only where asking again cannot help.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class AssetReader:
         nodata: Mapping[str, int] | None = None,
         signer: Signer | None = None,
         door: hrefs.AssetDoor | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         self.url = url
         self.spec = spec
@@ -77,19 +80,21 @@ class AssetReader:
         self.nodata = (nodata or {}).get(url, 0)
         self.signer = signer or NoSigner()
         self.door = door
+        self.attempts = attempts
 
     def read(self, window: Window, **_: Any) -> _Float:
         """Pixels of a window of ``spec``'s grid: float32 [height, width].
 
         Raises:
-            ReadError: The file may not be opened, or cannot be opened or decoded after ``ATTEMPTS`` attempts; names the
-                unsigned href.
+            NoAnswerError: Its server does not answer after all attempts.
+            ReadError: The file may not be opened, or cannot be opened or decoded; names the unsigned href.
         """
         since, message = _given_up.get(self.url, (-math.inf, ""))
         if time.monotonic() - since < GIVEN_UP_S:
             raise ReadError(message)
         scheme = self._checked_scheme()
-        for attempt in range(ATTEMPTS):
+        final = unanswered = False
+        for attempt in range(self.attempts):
             opened = self.signer.sign(self.url)
             options = gdal_options(self.url)
             if attempt and scheme in hrefs.BUCKET_SCHEMES:
@@ -106,14 +111,20 @@ class AssetReader:
                 MemoryError,
             ) as error:
                 reason = _reason(error).replace(opened, self.url)
-                if attempt + 1 == ATTEMPTS or self._is_final(error, reason):
-                    message = f"{self.url} cannot be read: {reason}"
+                final = self._is_final(error, reason)
+                unanswered = isinstance(error, RemoteFileError) and not final
+                if attempt + 1 == self.attempts or final:
+                    message = f"{self.url} cannot be read: {reason}{self._advice(scheme, reason)}"
                     break
             time.sleep(BACKOFF_S * 2**attempt)
-        if hrefs.local_path(self.url) is None:
+        if hrefs.local_path(self.url) is None and (final or self.attempts >= ATTEMPTS):
             _given_up[self.url] = (time.monotonic(), message)
         # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
-        raise ReadError(message) from None
+        raise (NoAnswerError if unanswered else ReadError)(message) from None
+
+    def _advice(self, scheme: str, reason: str) -> str:
+        refused = scheme == "s3" and any(words in reason for words in ("code: 403", "code: 401", "AWS_", "redentials"))
+        return f" ({access_advice(self.url)})" if refused else ""
 
     def _checked_scheme(self) -> str:
         """Scheme of the href, "file" for a path; asked again here because a plan may have been carried far."""
@@ -273,7 +284,7 @@ class AssetReader:
             return isinstance(self.signer, NoSigner)  # a signature may just have expired
         if isinstance(error, RemoteFileError):
             return error.final
-        final = ("response code: 404", "No such file", "not recognized")
+        final = ("response code: 404", "No such file", "not recognized", "AWS_SECRET_ACCESS_KEY")
         return isinstance(error, MemoryError) or any(words in reason for words in final)
 
     def close(self) -> None:

@@ -7,8 +7,7 @@ those that GDAL or the C library read once per process are environment variables
 
 from __future__ import annotations
 
-import os
-
+from pipeline.imagery.bucket_access import s3_options
 from pipeline.machine import allocator
 
 DRIVERS_REMOTE = ("GTiff", "JP2OpenJPEG")
@@ -42,12 +41,8 @@ def gdal_options(href: str) -> dict[str, str | int | bool]:
         "VSI_CACHE": False,
         "GDAL_NUM_THREADS": 1,
     }
-    if href.startswith("s3://eodata/"):
-        # Copernicus Data Space serves its bucket from its own endpoint; keys come from the user's AWS settings.
-        options["AWS_S3_ENDPOINT"] = os.environ.get("AWS_S3_ENDPOINT", "eodata.dataspace.copernicus.eu")
-        options["AWS_VIRTUAL_HOSTING"] = "FALSE"
-    elif href.startswith("s3://") and not ({"AWS_ACCESS_KEY_ID", "AWS_PROFILE"} & os.environ.keys()):
-        options["AWS_NO_SIGN_REQUEST"] = "YES"
+    if href.lower().startswith("s3://"):
+        options |= s3_options(href)
     return options
 
 

@@ -8,7 +8,6 @@ stackstac, xarray and dask are imported on the first read: two CPU seconds that 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
 
-from pipeline.imagery.file_reader import AssetReader
+from pipeline.imagery.copies import CopyReaders, Notes, band_file
 from pipeline.records.grid import geobox
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
-from pipeline.sources.hrefs import AssetDoor, local_path
-from pipeline.sources.signing import signer_for
+from pipeline.sources.hrefs import AssetDoor
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -38,13 +36,15 @@ def load(
     grid: ZoneGrid,
     window: Window,
     door: AssetDoor | None = None,
+    notes: Notes | None = None,
 ) -> _Float:
     """Digital numbers on a window's pixels: float32 [scene, band, h, w], NaN = nodata or outside the file.
 
-    ``door`` says what may be opened; without one, redirects stay on each href's own server.
+    ``door`` says what may be opened; without one, redirects stay on each href's own server. ``notes`` is told of copies
+    that were read in place of others.
 
     Raises:
-        ReadError: A file cannot be read.
+        ReadError: A file cannot be read, nor any copy of it.
     """
     import dask
     from dask.local import get_sync
@@ -53,9 +53,9 @@ def load(
         return np.empty((0, len(names), window.height, window.width), np.float32)
     # Local files are read one after the other: this code already runs in one of many worker processes. In one chunk,
     # because joining many is one more pass over all pixels.
-    remote = any(local_path(scene.assets[name].href) is None for scene in scenes for name in names)
+    remote = any(band_file(scene, name).remote for scene in scenes for name in names)
     together = (1, 1) if remote else (len(scenes), len(names))
-    lazy = lazy_stack(scenes, names, grid, window, door, together)
+    lazy = lazy_stack(scenes, names, grid, window, door, together, notes)
     scheduler = {"scheduler": "threads", "num_workers": REMOTE_READS} if remote else {"scheduler": "synchronous"}
     if lazy.data.npartitions == 1:  # dask.compute would copy the answer
         ((((key,),),),) = lazy.data.__dask_keys__()
@@ -80,6 +80,7 @@ def lazy_stack(
     window: Window,
     door: AssetDoor | None = None,
     together: tuple[int, int] = (1, 1),
+    notes: Notes | None = None,
 ) -> xr.DataArray:
     """Files on a window's pixels, not read yet: dims (time, band, y, x); what the window does not touch is left out.
 
@@ -92,10 +93,7 @@ def lazy_stack(
     within = (grid.epsg, bounds)
     # The position stands for the id: ids of several collections may repeat.
     items = [{**stackstac_item(scene, names, within), "id": str(i)} for i, scene in enumerate(scenes)]
-    nodata = {scene.assets[name].href: scene.assets[name].nodata for scene in scenes for name in names}
-    signers = {scene.provider for scene in scenes}
-    if len(signers) > 1:
-        raise ValueError(f"scenes of several providers in one stack: {sorted(signers)}")
+    files = {scene.assets[name].href: band_file(scene, name) for scene in scenes for name in names}
     lazy: xr.DataArray = stackstac.stack(
         items,
         assets=list(names),
@@ -112,7 +110,7 @@ def lazy_stack(
         xy_coords=False,
         properties=False,
         band_coords=False,
-        reader=functools.partial(AssetReader, nodata=nodata, signer=signer_for(signers.pop()), door=door),
+        reader=CopyReaders(files, door, {} if notes is None else notes),
     )
     return lazy
 

@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from pipeline.errors import ReadError
 from pipeline.imagery.cloud_mask import clear_mask
+from pipeline.imagery.copies import Notes
 from pipeline.imagery.stack import load
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
 from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
+from pipeline.sources.providers import READ_ASSETS
 from pipeline.sources.radiometry import check_dark_pixels
 from spex_core.bands import SENTINEL2_BANDS
 
@@ -50,6 +52,7 @@ class WindowReader:
         self._clear_samples: dict[str, _Bool] = {}
         self._samples: dict[str, dict[str, _Float]] = {}
         self._problems: dict[str, str] = {}
+        self._notes: Notes = {}
         self.used: set[str] = set()
         """Ids of scenes whose pixels are in the composite; kept by the composite."""
 
@@ -104,7 +107,9 @@ class WindowReader:
         halo, (height, width) = self._dilation_px, (part.height, part.width)
         inner = self.within_grid(part)
         grown = Window(inner.row - halo, inner.col - halo, height + 2 * halo, width + 2 * halo)
-        for scene, scl in zip(scenes, load(scenes, [SCL], self.grid, grown, self._door)[:, 0], strict=True):
+        for scene, scl in zip(
+            scenes, load(scenes, [SCL], self.grid, grown, self._door, self._notes)[:, 0], strict=True
+        ):
             classes = np.nan_to_num(scl, nan=0.0).astype(np.uint8)
             seen = classes[halo : halo + height, halo : halo + width] != 0
             clear = clear_mask(classes, self._mask_scl, halo)
@@ -122,7 +127,7 @@ class WindowReader:
             float32 [scene, band, h, w] of the rectangle, NaN = none. None if any is unreadable, which is remembered.
         """
         try:
-            values = load(scenes, names, self.grid, self.within_grid(part), self._door)
+            values = load(scenes, names, self.grid, self.within_grid(part), self._door, self._notes)
         except ReadError as error:
             culprits = [(s, n) for s in scenes for n in names if str(error).startswith(f"{s.assets[n].href} ")]
             if not culprits:
@@ -159,7 +164,11 @@ class WindowReader:
         return tuple(sorted(self._problems))
 
     def report(self) -> tuple[str, ...]:
-        """Problems of reading, then warnings about radiometry, sorted."""
+        """Problems of reading, copies that were read in place of others, warnings about radiometry; each sorted."""
+        copies: list[str] = []
+        for scene_id in sorted({scene_id for scene_id, _ in self._notes} - self._problems.keys()):
+            bands = [name for name in READ_ASSETS if (scene_id, name) in self._notes]
+            copies.append(f"{scene_id}: {', '.join(bands)}: {self._notes[scene_id, bands[0]]}")
         warnings: list[str] = []
         for scene_id in sorted(self._samples):
             sample = self._samples[scene_id]
@@ -167,7 +176,7 @@ class WindowReader:
                 found = check_dark_pixels(np.stack([sample[name] for name in SENTINEL2_BANDS]))
                 if found:
                     warnings.append(f"{scene_id}: {found}")
-        return (*(self._problems[k] for k in sorted(self._problems)), *warnings)
+        return (*(self._problems[k] for k in sorted(self._problems)), *copies, *warnings)
 
 
 def _sampled(part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -30,7 +30,9 @@ _Bool: TypeAlias = npt.NDArray[np.bool_]
 
 
 def compositing_order(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
-    """Scenes from the least cloudy on; ties by time, then by id. The same for any order of ``scenes``.
+    """Scenes from the least cloudy on; ties by pass, then by tile, time and id. The same for any order of ``scenes``.
+
+    Ids come last: each catalog has its own, and the same granules must give the same map whoever names them.
 
     Within one pass, a granule of another zone comes after those of the grid's own zone that lie over the same ground:
     their pixels are the same observation and are copied, its would be resampled.
@@ -40,23 +42,26 @@ def compositing_order(scenes: Sequence[Scene], epsg: int) -> list[Scene]:
         epsg: That zone.
     """
     numbers = acquisition_numbers(scenes)
-    native: dict[int, list[Scene]] = {}
-    for scene, number in zip(scenes, numbers, strict=True):
-        if northing_shift_m(scene.epsg, epsg) is not None:
-            native.setdefault(number, []).append(scene)
+    plain = [_plain_rank(scene, number) for scene, number in zip(scenes, numbers, strict=True)]
+    native: dict[int, list[int]] = {}
+    for index, number in enumerate(numbers):
+        if northing_shift_m(scenes[index].epsg, epsg) is not None:
+            native.setdefault(number, []).append(index)
 
     def rank(index: int) -> tuple[Any, ...]:
-        scene, own = scenes[index], _plain_rank(scenes[index])
+        scene, own = scenes[index], plain[index]
         if northing_shift_m(scene.epsg, epsg) is not None:
             return own, False, own
-        before = [_plain_rank(n) for n in native.get(numbers[index], ()) if _boxes_meet(n.bbox, scene.bbox)]
-        return max([own, *before]), True, own
+        near = (n for n in native.get(numbers[index], ()) if _boxes_meet(scenes[n].bbox, scene.bbox))
+        return max([own, *(plain[n] for n in near)]), True, own
 
     return [scenes[index] for index in sorted(range(len(scenes)), key=rank)]
 
 
-def _plain_rank(scene: Scene) -> tuple[Any, ...]:
-    return scene.cloud_cover, scene.datetime, scene.id
+def _plain_rank(scene: Scene, acquisition: int) -> tuple[Any, ...]:
+    # Halves of a granule share a tile; times of different catalogs differ by seconds and footprints by some metres.
+    corner = tuple(round(degrees, 2) for degrees in scene.bbox) if scene.tile else ()
+    return scene.cloud_cover, acquisition, scene.tile, corner, scene.moment, scene.id
 
 
 def _boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -65,11 +70,11 @@ def _boxes_meet(a: Sequence[float], b: Sequence[float]) -> bool:
 
 def acquisition_numbers(scenes: Sequence[Scene]) -> list[int]:
     """Numbers the passes of a satellite: neighbouring granules of one pass are one observation of their overlap."""
-    by_time = sorted(range(len(scenes)), key=lambda i: (scenes[i].datetime, scenes[i].id))
+    by_time = sorted(range(len(scenes)), key=lambda i: (scenes[i].moment, scenes[i].id))
     numbers = [0] * len(scenes)
     number = 0
     for before, i in zip([None, *by_time], by_time, strict=False):
-        if before is not None and scenes[i].datetime - scenes[before].datetime > SAME_ACQUISITION:
+        if before is not None and scenes[i].moment - scenes[before].moment > SAME_ACQUISITION:
             number += 1
         numbers[i] = number
     return numbers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 SCL = "SCL"
@@ -30,6 +30,17 @@ class SceneAsset:
     """Rows and columns of the file, where the item says."""
     transform: tuple[float, ...] | None = None
     """Affine of the file, six numbers row-major (pixel to easting and northing), where the item says."""
+    provider: str | None = None
+    """Whose signature the link needs, if not that of the scene's provider."""
+    copies: tuple[SceneAsset, ...] = ()
+    """The same raster in other places, in the order in which they are tried when this one cannot be read. None of them
+    has copies itself."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, without what most files do not have."""
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        data["copies"] = [copy.to_dict() for copy in self.copies]
+        return {name: value for name, value in data.items() if name not in ("provider", "copies") or value}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SceneAsset:
@@ -40,6 +51,7 @@ class SceneAsset:
                 **data,
                 "shape": None if shape is None else (int(shape[0]), int(shape[1])),
                 "transform": None if transform is None else tuple(transform),
+                "copies": tuple(cls.from_dict(copy) for copy in data.get("copies", ())),
             }
         )
 
@@ -67,18 +79,35 @@ class Scene:
     """One line: which offset and scale were chosen, and by what evidence."""
     self_href: str | None = None
     """Link to the STAC item, for ``derived_from``."""
+    tile: str = ""
+    """MGRS tile, such as ``31UFS``, where it is known."""
+    datatake_start: dt.datetime | None = None
+    """When the satellite began the swath that holds the granule, UTC, where it is known."""
+
+    @property
+    def moment(self) -> dt.datetime:
+        """The time that orders scenes: catalogs give the granule's or the datatake's as ``datetime``."""
+        return self.datetime if self.datatake_start is None else self.datatake_start
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
-        return {**asdict(self), "datetime": self.datetime.isoformat()}
+        data = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            **data,
+            "datetime": self.datetime.isoformat(),
+            "datatake_start": None if self.datatake_start is None else self.datatake_start.isoformat(),
+            "assets": {name: asset.to_dict() for name, asset in self.assets.items()},
+        }
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scene:
         """Inverse of :meth:`to_dict`."""
+        began = data.get("datatake_start")
         return cls(
             **{
                 **data,
                 "datetime": dt.datetime.fromisoformat(data["datetime"]),
+                "datatake_start": None if began is None else dt.datetime.fromisoformat(began),
                 "bbox": tuple(data["bbox"]),
                 "assets": {name: SceneAsset.from_dict(asset) for name, asset in data["assets"].items()},
             }

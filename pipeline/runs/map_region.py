@@ -97,7 +97,7 @@ def _tell(prepared: Prepared, progress: Progress) -> None:
     for note in prepared.region.notes:
         logger.warning("region: %s", note)
     for item, reason in search.skipped:
-        logger.warning("scene %s is not used: %s", item, reason)
+        logger.warning("%s is not used: %s", item, reason)
 
 
 def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineReport:

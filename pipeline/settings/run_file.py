@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,8 +19,8 @@ Provider = Literal["earth-search", "planetary-computer", "cdse", "generic"]
 Explain = Literal["none", "brief", "full"]
 
 
-class SourceConfig(Section):
-    """Where scenes come from."""
+class CatalogConfig(Section):
+    """One catalog."""
 
     provider: Provider = "earth-search"
     """Decides asset names, radiometry and signing."""
@@ -28,6 +28,13 @@ class SourceConfig(Section):
     """STAC API root, or the path/URL of a static ``catalog.json``; default: the provider's public API."""
     collection: str | None = None
     """Collection id; default: the provider's Sentinel-2 L2A collection."""
+
+
+class SourceConfig(CatalogConfig):
+    """Where scenes come from: one catalog, or several in order of preference, written as a list or as names."""
+
+    others: tuple[CatalogConfig, ...] = ()
+    """Further catalogs, in order of preference: for granules that those before lack, and as places of second copies."""
     bands: tuple[str, ...] = SENTINEL2_BANDS
     """Sentinel-2 bands that are read: fewer than the ten for collections that hold fewer (RGB and near infrared, say),
     with a checkpoint trained for missing bands."""
@@ -39,6 +46,40 @@ class SourceConfig(Section):
     """Asset hrefs of any other scheme are refused."""
     allowed_roots: tuple[str, ...] = ()
     """If given, asset hrefs must start with one of these (URL prefixes or folders)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed(cls, data: Any) -> Any:
+        """A list of catalogs, or names of providers with commas between them, as the first one and the others."""
+        if isinstance(data, str):
+            data = [name.strip() for name in data.split(",")]
+        if not isinstance(data, list | tuple):
+            return data
+        entries = [{"provider": entry} if isinstance(entry, str) else entry for entry in data]
+        if not entries or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("a list of catalogs, each the name of a provider or a mapping (provider, url, collection)")
+        first, *others = entries
+        if any("others" in entry for entry in entries):
+            raise ValueError("others is what a list has behind its first entry: write one or the other")
+        shared = cls.model_fields.keys() - CatalogConfig.model_fields.keys()
+        for key in sorted(shared):
+            if any(key in entry and entry[key] != first.get(key) for entry in others):
+                raise ValueError(f"{key} holds for all catalogs of the list: give it in the first entry")
+        return {**first, "others": [{k: v for k, v in entry.items() if k not in shared} for entry in others]}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> SourceConfig:
+        places = [(entry.provider, entry.url, entry.collection) for entry in (self, *self.others)]
+        if len(set(places)) < len(places):
+            raise ValueError("the same catalog is listed twice")
+        return self
+
+    @property
+    def catalogs(self) -> tuple[SourceConfig, ...]:
+        """Each catalog as a source of its own, with the limits of all, in order of preference."""
+        alone = {"others": ()}
+        places = ({"provider": c.provider, "url": c.url, "collection": c.collection} for c in (self, *self.others))
+        return tuple(self.model_copy(update={**place, **alone}) for place in places)
 
     @field_validator("bands")
     @classmethod
@@ -203,6 +244,13 @@ class OutputConfig(Section):
     overview_resampling: Literal["mode", "nearest"] = "mode"
 
 
+_Catalog = TypeVar("_Catalog", bound=CatalogConfig)
+
+
+def _anchored_catalog(base: Path, catalog: _Catalog) -> _Catalog:
+    return catalog if catalog.url is None else catalog.model_copy(update={"url": anchored_name(base, catalog.url)})
+
+
 class RunConfig(SettingsFile):
     """One mapping run. ``RunConfig.from_yaml(path)`` reads a run file."""
 
@@ -237,8 +285,8 @@ class RunConfig(SettingsFile):
 
     def _anchored(self, base: Path) -> RunConfig:
         source = self.source
-        if source.url is not None:
-            source = source.model_copy(update={"url": anchored_name(base, source.url)})
+        others = tuple(_anchored_catalog(base, catalog) for catalog in source.others)
+        source = _anchored_catalog(base, source).model_copy(update={"others": others})
         roots = tuple(root if "://" in root else str(anchored(base, root)) for root in source.allowed_roots)
         return self.model_copy(
             update={

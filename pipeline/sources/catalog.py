@@ -10,14 +10,21 @@ import datetime as dt
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pystac_client
 import shapely
 from pystac_client.conformance import ConformanceClasses
 
-from pipeline.errors import CatalogError, HrefError, NoScenesError, SceneError, TooManyScenesError
+from pipeline.errors import (
+    CatalogError,
+    HrefError,
+    NoCatalogError,
+    NoScenesError,
+    SceneError,
+    TooManyScenesError,
+)
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import SourceConfig
@@ -26,7 +33,7 @@ from pipeline.sources.http import retry_policy, session
 from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_id, normalise_item, one_item
 from pipeline.sources.providers import PROVIDERS
 from pipeline.sources.stac_api import DoorStacIO
-from pipeline.sources.superseding import supersede
+from pipeline.sources.united import CatalogShare, Offer, placed, unite
 
 PAGE_SIZE = 100
 
@@ -36,13 +43,16 @@ class SceneSearch:
     """What a search found, and what became of the rest."""
 
     scenes: tuple[Scene, ...]
-    """Sorted by (datetime, id)."""
+    """Sorted by time, tile and id."""
     skipped: tuple[tuple[str, str], ...] = ()
-    """(item id or document, reason) of items that matched but cannot be used."""
+    """(item id, document or catalog, reason) of items that matched but cannot be used, and of catalogs of several that
+    do not answer: scenes that only they have may be missing."""
     superseded: tuple[tuple[str, str], ...] = ()
     """(item id, reason) of older processings of an acquisition that is in ``scenes``."""
     dropped: tuple[tuple[str, int], ...] = ()
     """(reason, count) of items that the server returned although they do not match."""
+    catalogs: tuple[CatalogShare, ...] = field(default=(), compare=False)
+    """In order of preference."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +99,12 @@ def catalog_url(source: SourceConfig) -> str:
 
 def asset_door(source: SourceConfig) -> hrefs.AssetDoor:
     """What the readers may open for a run: its schemes and roots, and the hosts that it names."""
-    url = catalog_url(source)
+    urls = [catalog_url(one) for one in source.catalogs]
     return hrefs.AssetDoor(
         schemes=source.allowed_schemes,
         roots=source.allowed_roots,
-        hosts=hrefs.named_hosts(url, source.allowed_roots),
-        local_source=hrefs.is_local_source(url),
+        hosts=tuple(sorted({host for url in urls for host in hrefs.named_hosts(url, source.allowed_roots)})),
+        local_source=any(hrefs.is_local_source(url) for url in urls),
     )
 
 
@@ -140,10 +150,12 @@ def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.dat
 
 
 def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.date) -> SceneSearch:
-    """Searches a STAC API or walks a static catalog.
+    """Searches STAC APIs or walks static catalogs, one or several, and makes one list of what they have.
+
+    Of several catalogs, one that does not answer is told and costs what it alone has.
 
     Args:
-        source: Provider, address, collection and limits.
+        source: Catalogs in order of preference, and limits.
         region: Scenes must intersect it.
         start: First day, inclusive, UTC.
         end: Last day, inclusive, UTC.
@@ -151,37 +163,73 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
     Raises:
         NoScenesError: Nothing usable; the message says what was searched, what was dropped and what to widen.
         TooManyScenesError: More than ``source.max_scenes``; the message says what to narrow.
-        CatalogError: The catalog does not answer, or not with STAC.
+        CatalogError: No catalog answers, or none with STAC.
     """
-    search = find_items(source, region, start, end)
-    door = asset_door(source)
-    problems = list(search.problems)
-    usable: dict[int, Scene] = {}
-    unusable: dict[int, str] = {}
-    for candidate in search.items:
+    doors = [asset_door(one) for one in source.catalogs]  # all addresses are looked at before any is asked
+    searches: list[ItemSearch | CatalogError] = []
+    for one in source.catalogs:
         try:
-            usable[id(candidate.item)] = normalise_item(
-                candidate.item, source.provider, source=source, base=candidate.base, door=door
-            )
-        except SceneError as error:
-            unusable[id(candidate.item)] = str(error)
-    kept, superseded = supersede([c.item for c in search.items], unusable)
-    scenes = [usable[id(item)] for item in kept if id(item) in usable]
-    problems += [(str(item["id"]), unusable[id(item)]) for item in kept if id(item) in unusable]
-    what = what_was_searched(search, region, start, end, source.max_cloud_cover)
-    if len(scenes) > source.max_scenes:
+            searches.append(find_items(one, region, start, end))
+        except TooManyScenesError:
+            raise
+        except CatalogError as error:
+            searches.append(error)
+    answers = [search for search in searches if isinstance(search, ItemSearch)]
+    if not answers:
+        raise _none_answers([search for search in searches if isinstance(search, CatalogError)])
+    problems: list[tuple[str, str]] = []
+    dropped: Counter[str] = Counter()
+    offers: list[list[Offer]] = []
+    for one, door, search in zip(source.catalogs, doors, searches, strict=True):
+        if isinstance(search, CatalogError):
+            problems.append((_shown(one), f"scenes that only this catalog has may be missing: {search}"))
+            offers.append([])
+        else:
+            problems += search.problems
+            dropped.update(dict(search.dropped))
+            offers.append([_offer(found, one, door) for found in search.items])
+    united = unite(offers)
+    problems += united.unusable
+    what = "; ".join(what_was_searched(search, region, start, end, source.max_cloud_cover) for search in answers)
+    if len(united.scenes) > source.max_scenes:
         raise TooManyScenesError(
-            f"{what}: {len(scenes)} scenes, more than source.max_scenes = {source.max_scenes}; "
+            f"{what}: {len(united.scenes)} scenes, more than source.max_scenes = {source.max_scenes}; "
             "narrow the dates, the region or source.max_cloud_cover, or raise source.max_scenes"
         )
-    if not scenes:
-        raise NoScenesError(f"{what}: {_why_none(search.returned, Counter(dict(search.dropped)), problems)}")
+    if not united.scenes:
+        raise NoScenesError(f"{what}: {_why_none(sum(s.returned for s in answers), dropped, problems)}")
     return SceneSearch(
-        scenes=tuple(sorted(scenes, key=lambda s: (s.datetime, s.id))),
+        scenes=united.scenes,
         skipped=tuple(sorted(problems)),
-        superseded=superseded,
-        dropped=search.dropped,
+        superseded=united.superseded,
+        dropped=tuple(sorted(dropped.items())),
+        catalogs=tuple(
+            replace(share, url=_shown(one), failure=str(search) if isinstance(search, CatalogError) else None)
+            for one, share, search in zip(source.catalogs, united.shares, searches, strict=True)
+        ),
     )
+
+
+def _offer(found: FoundItem, source: SourceConfig, door: hrefs.AssetDoor) -> Offer:
+    try:
+        scene = normalise_item(found.item, source.provider, source=source, base=found.base, door=door)
+        with one_item(found.item):
+            return Offer(found.item, placed(scene, found.item))
+    except SceneError as error:
+        return Offer(found.item, None, str(error))
+
+
+def _shown(source: SourceConfig) -> str:
+    """A catalog for messages: its address, and its collection if the run file names one."""
+    collection = "" if source.collection is None else f" ({source.collection})"
+    return hrefs.shown(catalog_url(source)).strip("'\"") + collection
+
+
+def _none_answers(errors: Sequence[CatalogError]) -> CatalogError:
+    if len(errors) == 1:
+        return errors[0]
+    kind = NoCatalogError if all(isinstance(error, NoCatalogError) for error in errors) else CatalogError
+    return kind(f"none of the {len(errors)} catalogs answers: {'; '.join(map(str, errors))}")
 
 
 def _is_api(root: Mapping[str, Any]) -> bool:

@@ -7,6 +7,7 @@ Projection 1.x (``proj:epsg``) and 2.0 (``proj:code``, STAC 1.1) are read alike,
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import json
 import math
@@ -28,6 +29,8 @@ from pipeline.sources.providers import NATIVE_GSD_M, find_assets
 from pipeline.sources.radiometry import calibrate
 
 MAX_ID_CHARS = 256
+MAX_ALTERNATES = 8
+"""Further addresses of one asset that are looked at."""
 
 
 def normalise_item(
@@ -89,10 +92,10 @@ def _scene(
     epsg = item_epsg(item, [asset for _, asset in found.values()])
     assets: dict[str, SceneAsset] = {}
     for name, (key, asset) in found.items():
-        href = asset_href(identifier, key, asset["href"], base, door)
+        href, *alternate = asset_hrefs(identifier, key, asset, base, door)
         calibration = calibrations[name]
         grid_shape, transform = native_grid(item, asset)
-        assets[name] = SceneAsset(
+        found_asset = SceneAsset(
             href=href,
             scale=calibration.scale,
             offset=calibration.offset,
@@ -101,6 +104,8 @@ def _scene(
             shape=grid_shape,
             transform=transform,
         )
+        copies = tuple(dataclasses.replace(found_asset, href=copy) for copy in alternate)
+        assets[name] = dataclasses.replace(found_asset, copies=copies)
     footprint = item_footprint(item)
     return Scene(
         id=identifier,
@@ -115,6 +120,35 @@ def _scene(
         radiometry=radiometry,
         self_href=hrefs.item_link(link_href(item, "self"), base),
     )
+
+
+def asset_hrefs(
+    identifier: str, key: str, asset: Mapping[str, Any], base: str | None, door: hrefs.AssetDoor
+) -> list[str]:
+    """Where an asset can be opened: its own address, then its ``alternate`` ones (STAC alternate-assets), each once.
+
+    Those that may not be opened are left out; one is enough.
+
+    Raises:
+        SceneError: The door lets none of them pass; the message is about the asset's own.
+    """
+    alternate = asset.get("alternate")
+    others = (
+        [other.get("href") for other in alternate.values() if isinstance(other, Mapping)]
+        if isinstance(alternate, Mapping)
+        else []
+    )
+    found: dict[str, None] = {}
+    refusals: list[SceneError] = []
+    for href in (asset["href"], *others[:MAX_ALTERNATES]):
+        if isinstance(href, str) and href:
+            try:
+                found.setdefault(asset_href(identifier, key, href, base, door))
+            except SceneError as error:
+                refusals.append(error)
+    if not found:
+        raise refusals[0]
+    return list(found)
 
 
 def asset_href(identifier: str, key: str, href: str, base: str | None, door: hrefs.AssetDoor) -> str:

@@ -180,12 +180,16 @@ class SpieConfig(SettingsFile):
             )
             for section in (self.source, self.labels)
         )
+        others = tuple(
+            catalog if catalog.url is None else catalog.model_copy(update={"url": file(catalog.url)})
+            for catalog in self.source.others
+        )
         return self.model_copy(
             update={
                 "output": anchored(base, self.output),
                 "legend": anchored_name(base, self.legend),
                 "areas": tuple(area.model_copy(update={"region": anchored(base, area.region)}) for area in self.areas),
-                "source": source,
+                "source": source.model_copy(update={"others": others}),
                 "labels": labels,
                 "local": tuple(
                     pair.model_copy(update={"image": file(pair.image), "label": file(pair.label)})

@@ -99,7 +99,7 @@ def _area_sites(config: SpieConfig, legend: Legend, frozen: Path) -> Iterator[Si
     if found is None:
         found = [_search(config, area, region, legend) for area, region in zip(config.areas, regions, strict=True)]
         write_json(frozen, [_to_json(scenes, labels) for scenes, labels in found])
-    public = SENTINEL2_LICENCE if config.source.url is None else UNSPECIFIED
+    public = SENTINEL2_LICENCE if all(one.url is None for one in config.source.catalogs) else UNSPECIFIED
     licence = config.imagery_licence or public
     door, label_door = asset_door(config.source), asset_door(label_catalog(config.labels))
     for area, region, (scenes, labels) in zip(config.areas, regions, found, strict=True):
@@ -116,7 +116,7 @@ def _search(
 ) -> tuple[tuple[Scene, ...], LabelSource]:
     search = find_scenes(config.source, region, area.start, area.end)
     for item, reason in search.skipped:
-        logger.warning("scene %s is not used: %s", item, reason)
+        logger.warning("%s is not used: %s", item, reason)
     return search.scenes, find_labels(config.labels, legend, region)
 
 

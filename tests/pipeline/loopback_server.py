@@ -67,7 +67,7 @@ def serve(answer: Callable[[Request], Response]) -> Iterator[Server]:
             if self.command != "HEAD":
                 self.wfile.write(response.body)
 
-        do_GET = do_POST = do_HEAD = _answer
+        do_GET = do_POST = do_HEAD = do_PUT = _answer
 
         def log_message(self, format: str, *args: Any) -> None:
             pass

@@ -28,7 +28,6 @@ from pipeline.planning.scene_order import acquisition_numbers, compositing_order
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene, SceneAsset
 from pipeline.settings.run_file import CompositeConfig
-from pipeline.sources.hrefs import AssetDoor
 from tests.pipeline.tiny_scenes import EPSG, LEFT, TOP, footprint_lonlat, write_raster
 
 PX = 48
@@ -210,13 +209,13 @@ def test_a_spot_that_is_never_clear_costs_little(tmp_path: Path, method: str, mo
     read_px: dict[str, int] = {}
 
     def counting(
-        scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window, door: AssetDoor | None
+        scenes: Sequence[Scene], names: Sequence[str], grid: ZoneGrid, window: Window, *more: Any
     ) -> np.ndarray:
         for scene in scenes:
             for name in names:
                 read_px[name] = read_px.get(name, 0) + window.height * window.width
                 asked.add(scene.id)
-        return load(scenes, names, grid, window, door)
+        return load(scenes, names, grid, window, *more)
 
     monkeypatch.setattr(window_reader, "load", counting)
     cost, peak = {}, {}

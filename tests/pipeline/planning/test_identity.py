@@ -62,6 +62,7 @@ RUN_FILE: dict[str, list[Trial]] = {
     # The search counts by the scenes that it found.
     "source.provider": [nothing({"source": {"provider": "generic"}})],
     "source.url": [nothing({"source": {"url": "https://mirror.example.org"}})],
+    "source.others": [nothing({"source": {"others": [{"provider": "cdse"}]}})],
     "source.collection": [nothing({"source": {"collection": "other"}})],
     "source.bands": [nothing({"source": {"bands": ["B02", "B04", "B08"]}})],
     "source.max_cloud_cover": [nothing({"source": {"max_cloud_cover": 70}})],

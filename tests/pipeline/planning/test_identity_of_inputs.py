@@ -61,6 +61,11 @@ SCENE: dict[str, list[tuple[bool, dict[str, Any]]]] = {
     ],
     "radiometry": [(False, {"radiometry": "other words"})],
     "self_href": [(False, {"self_href": "https://e.org/items/west?token=1"})],
+    "tile": [(False, {"tile": "32TQT"})],
+    "datatake_start": [
+        (False, {"datatake_start": SCENES[0].datetime - dt.timedelta(minutes=9)}),
+        (True, {"datatake_start": SCENES[2].datetime}),  # now one pass with another scene
+    ],
 }
 ASSET: dict[str, list[tuple[bool, dict[str, Any]]]] = {
     "href": [
@@ -76,6 +81,8 @@ ASSET: dict[str, list[tuple[bool, dict[str, Any]]]] = {
         (True, {"transform": (10.0, 0.0, 700_000.0, 0.0, -10.0, 5_200_020.0)}),
         (False, {"transform": (10.0, -0.0, 699_960.0 + 1e-8, 0.0, -10.0, 5_200_020.0)}),
     ],
+    "provider": [(False, {"provider": "cdse"})],
+    "copies": [(False, {"copies": (SceneAsset("https://mirror.example.org/B02.tif"),)})],  # the same measurements
 }
 
 

@@ -21,6 +21,7 @@ from pipeline.settings.run_file import SourceConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
 from pipeline.sources.hrefs import AssetDoor, CatalogDoor, Door
 from pipeline.sources.http import get_json, retry_policy, session
+from pipeline.sources.united import unite
 from tests.pipeline.loopback_server import Request, Response, json_response, serve
 from tests.pipeline.sources.test_catalog import REGION, Api, item
 from tests.pipeline.tiny_scenes import day
@@ -332,4 +333,6 @@ def test_one_bad_item_costs_itself_only() -> None:
             continue
         json.dumps(scene.to_dict(), allow_nan=False)
         assert scene.self_href is None or scene.self_href.startswith("https://")
-    catalog.supersede([c.item for c in matched], {})
+    offers = [catalog._offer(candidate, config, catalog.asset_door(config)) for candidate in matched]
+    united = unite([offers, offers[::2]])
+    assert len(united.scenes) + len(united.unusable) + len(united.superseded) >= len(offers)
