@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from pipeline.errors import CatalogError, NoScenesError, RegionError
+from pipeline.errors import CatalogError, ConfigError, NoScenesError, RegionError
 from pipeline.machine.collection import collection_paused
 from pipeline.planning.estimate import PlanSummary, summarise
 from pipeline.planning.identity import coarse_footprint, run_id
@@ -28,6 +28,9 @@ from pipeline.records.scene import Scene
 from pipeline.settings.model import device_kind
 from pipeline.settings.run_file import RunConfig, TilingConfig
 from spex_core.legend import Legend
+
+MOST_TILES = 5_000_000
+"""Of the grid of one zone, without regard to the area; a whole UTM zone at 10 m has 300,000 of the default size."""
 
 __all__ = ["PlanSummary", "build_plan", "plan_blocks", "read_plan", "software_versions", "summarise", "write_plan"]
 
@@ -57,6 +60,7 @@ def build_plan(
         NoScenesError: There is no scene at all.
         CatalogError: Two different scenes have the same id.
         RegionError: The region covers no pixel.
+        ConfigError: The resolution makes a map of more than :data:`MOST_TILES` tiles.
     """
     ordered = _ordered(scenes)
     if not ordered:
@@ -91,6 +95,12 @@ def _ordered(scenes: Iterable[Scene]) -> tuple[Scene, ...]:
 
 def _plan_zone(epsg: int, part: shapely.Geometry, scenes: Sequence[Scene], config: RunConfig) -> ZonePlan | None:
     grid = zone_grid(part, epsg, config.tiling.resolution_m)
+    rows, columns = lattice_shape(grid, config.tiling)
+    if rows * columns > MOST_TILES:
+        raise ConfigError(
+            f"tiling.resolution_m = {config.tiling.resolution_m:g} makes a map of {grid.width} x {grid.height} px in "
+            f"EPSG:{epsg}, more than {MOST_TILES} tiles: give a coarser resolution, larger tiles or a smaller region"
+        )
     clip = config.publish.clip
     whole = Window(0, 0, grid.height, grid.width)
     mapped = part if clip else unproject(shapely.box(*window_bounds(grid, whole)), epsg)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from pipeline.predict.model_cache import keep_model, kept_file, kept_model
 from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
 from spex_core.bands import SENTINEL2_BANDS
-from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
-from spex_core.errors import CheckpointError
+from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint, unreadable
+from spex_core.errors import CheckpointError, SpexError
 from spex_core.legend import Legend
 
 if TYPE_CHECKING:
@@ -126,16 +126,26 @@ class SpexModel:
         """Loads the whole model, and keeps what the next one needs of it."""
         from spex_core import SpexForLandCover
 
-        torch = self._torch
         loaded: Any = SpexForLandCover.from_pretrained(folder)
         self._model = loaded.to(self._device).eval()
         if self._half:
             self._keep_input_exact()
         if self._config.explain == "none" and self._model.config.masks_by_class_words:
-            with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
-                self._class_words = self._model.class_word_prompts(self._legend)
-            if kept is not None:
+            try:
+                self._read_class_words()
+            except SpexError:
+                raise
+            except Exception as error:  # files that load and do not fit each other: too few words, no such size
+                if type(error).__name__ == "OutOfMemoryError":
+                    raise
+                raise unreadable(folder, error) from error
+            if kept is not None and self._class_words is not None:
                 keep_model(self._model, self._class_words, kept)
+
+    def _read_class_words(self) -> None:
+        torch = self._torch
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._half):
+            self._class_words = self._model.class_word_prompts(self._legend)
 
     def fingerprint(self) -> str:
         """Identity of the weights."""

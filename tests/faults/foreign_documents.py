@@ -296,7 +296,11 @@ def many(kind: str, numbers: range, ground: Ground, *, limited: bool = True) -> 
         _hooked.append(True)
     if limited:
         if kind == "checkpoint":
-            import torch  # noqa: F401  (its libraries are no part of a document's cost)
+            from spex_core import SpexForLandCover
+
+            SpexForLandCover.from_pretrained(
+                BUILT_IN / DEFAULT_CHECKPOINT
+            )  # its libraries are no part of a document's cost
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, resource.getrlimit(resource.RLIMIT_AS)[1]))
     outcome = Outcome()
