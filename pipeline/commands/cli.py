@@ -175,7 +175,7 @@ def doctor(
     """
     from pipeline.commands.doctor import document, examine, exit_code, lines
 
-    checks = examine(None if file is None else RunConfig.from_yaml(file), output)
+    checks = examine(file, output)
     if not as_json:
         print("\n".join(lines(checks)))
     _end(document(checks), as_json, exit_code(checks))

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pipeline.errors import BadInputError, InstallationError
 from pipeline.machine.preflight import Check, answered, check_folder, machine_checks
+from spex_core.errors import SpexError
 
 if TYPE_CHECKING:
     from pipeline.settings.run_file import RunConfig
@@ -30,16 +32,17 @@ _INSTALL = "install with the versions of constraints.txt: pip install -c constra
 _RASTER_DRIVERS = ("GTiff", "JP2OpenJPEG", "VRT")
 
 
-def examine(config: RunConfig | None = None, output: Path | None = None) -> list[Check]:
+def examine(file: Path | None = None, output: Path | None = None) -> list[Check]:
     """All lines.
 
     Args:
-        config: A run file, whose output, region, catalog and cluster are looked at too.
+        file: A run file, whose output, region, catalog and cluster are looked at too.
         output: Output folder to look at; default: the run file's, else the current folder.
     """
+    config, checks = _run_file(file)
     folder = output or (config.output if config is not None else Path.cwd())
     catalogs = [_meanwhile(f"catalog {name}", url) for name, url in _catalogs(config)]
-    checks = [
+    checks += [
         answered("system", check_system),
         answered("versions", check_versions),
         *machine_checks(),
@@ -53,6 +56,17 @@ def examine(config: RunConfig | None = None, output: Path | None = None) -> list
     if config is not None:
         checks.append(answered("region", lambda: check_region(config)))
     return [*checks, *(found() for found in catalogs)]
+
+
+def _run_file(file: Path | None) -> tuple[RunConfig | None, list[Check]]:
+    if file is None:
+        return None, []
+    from pipeline.settings.run_file import RunConfig
+
+    try:
+        return RunConfig.from_yaml(file), []
+    except SpexError as error:
+        return None, [Check("run file", "fail", str(error), "correct it; what follows is of this machine alone")]
 
 
 def _meanwhile(subject: str, url: str) -> Callable[[], Check]:
@@ -147,7 +161,6 @@ def check_projections() -> Check:
 
 def check_vectors() -> Check:
     """Whether region files other than GeoJSON can be read."""
-    from pipeline.errors import InstallationError
     from pipeline.records.region_vectors import vector_formats
 
     try:
@@ -199,7 +212,6 @@ def _port(address: str) -> int | None:
 
 def check_region(config: RunConfig) -> Check:
     """Whether the region can be read."""
-    from pipeline.errors import BadInputError
     from pipeline.records.region import read_region
 
     settings = config.regions

@@ -51,6 +51,14 @@ class _Lenient(io.TextIOBase):
             os.dup2(nothing, self._stream.fileno())
             os.close(nothing)
 
+    @property
+    def encoding(self) -> str:  # type: ignore[override]  # a plain attribute in typeshed
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
     def __getattr__(self, name: str) -> Any:  # encoding, buffer, ...
         return getattr(self._stream, name)
 

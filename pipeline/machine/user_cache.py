@@ -15,5 +15,5 @@ def user_cache() -> Path | None:
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(chosen):  # any other is to be ignored, says the specification
         return Path(chosen) / "spex"
-    home = os.path.expanduser("~")
+    home = os.environ.get("HOME", os.path.expanduser("~"))  # the system's word only where it is not set
     return Path(home) / ".cache" / "spex" if os.path.isabs(home) else None

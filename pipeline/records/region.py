@@ -111,7 +111,8 @@ def read_region(
     else:
         if len(features) > max_regions:
             raise RegionError(
-                f"{path} has more than {max_regions} features (regions.max_regions); regions.where chooses some of them"
+                f"{path} has more than {max_regions} features; at most {max_regions} become sub-regions "
+                "(regions.max_regions), and regions.where chooses some of them"
             )
         subregions = _named(features, geometries, id_field, name_field, path, notes)
     return Region(union, subregions, tuple(notes))

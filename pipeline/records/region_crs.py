@@ -118,8 +118,14 @@ def checked(crs: pyproj.CRS, told: str) -> pyproj.CRS | None:
     if crs.is_bound and crs.source_crs is not None:
         crs = crs.source_crs  # its own way to WGS 84 may name files
     if not (crs.is_projected or crs.is_geographic):
-        raise RegionError(f"{told} is in {crs.name!r}, which is no map projection and no longitude and latitude")
+        raise RegionError(f"{told} is in {title(crs)}, which is no map projection and no longitude and latitude")
     return None if crs.is_geographic and crs.equals(LONLAT, ignore_axis_order=True) else crs
+
+
+def title(crs: pyproj.CRS) -> str:
+    """What people call a system."""
+    code = crs.to_authority(min_confidence=100)
+    return f"{crs.name!r}" + (f" ({':'.join(code)})" if code else "")
 
 
 def to_lonlat(geometry: BaseGeometry, crs: pyproj.CRS, label: str) -> BaseGeometry:
@@ -137,7 +143,7 @@ def to_lonlat(geometry: BaseGeometry, crs: pyproj.CRS, label: str) -> BaseGeomet
     if crs.is_projected:
         if np.abs(xy).max(initial=0.0) <= 180.0:
             raise RegionError(
-                f"{label} says {crs.name!r}, but its coordinates look like degrees: correct its coordinate system"
+                f"{label} says {title(crs)}, but its coordinates look like degrees: correct its coordinate system"
             )
         unit = crs.axis_info[0].unit_conversion_factor or 1.0 if crs.axis_info else 1.0
         step = max(STEP_M / unit, geometry.length / MAX_STEPS)
@@ -147,8 +153,8 @@ def to_lonlat(geometry: BaseGeometry, crs: pyproj.CRS, label: str) -> BaseGeomet
         forward = pyproj.Transformer.from_crs(crs, LONLAT, always_xy=True)
         lonlat = shapely.transform(geometry, forward.transform, interleaved=False)
     except ProjError as error:
-        raise RegionError(f"{label} cannot be turned from {crs.name!r} into longitude and latitude: {error}") from error
+        raise RegionError(f"{label} cannot be turned from {title(crs)} into longitude and latitude: {error}") from error
     if not np.isfinite(shapely.get_coordinates(lonlat)).all():
-        raise RegionError(f"{label} leaves the area in which {crs.name!r} is defined: correct its coordinate system")
+        raise RegionError(f"{label} leaves the area in which {title(crs)} is defined: correct its coordinate system")
     wide = any(east - west > 180.0 for west, _, east, _ in shapely.bounds(shapely.get_parts(lonlat)))
     return antimeridian.split(lonlat) if wide else lonlat
