@@ -20,6 +20,12 @@ def is_empty(state: JournalState) -> bool:
     return bool(state.finished) and not any(record.valid_share > 0.0 for record in state.finished.values())
 
 
+def unfinished(prepared: Prepared, state: JournalState) -> bool:
+    """Whether a run of the plan still has something to compute, or to try again."""
+    blocks = sum(len(zone.blocks) for zone in prepared.plan.zones)
+    return len(state.finished) < blocks or any(record.incomplete for record in state.finished.values())
+
+
 def refuse_empty(prepared: Prepared, state: JournalState) -> None:
     """Nothing, if a pixel is mapped.
 

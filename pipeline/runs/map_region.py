@@ -35,7 +35,7 @@ from pipeline.planning.prepare import Prepared, prepare
 from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
 from pipeline.records.scene import Scene
-from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty
+from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfinished
 from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
@@ -65,9 +65,9 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
+        if not unfinished(prepared, before := store.state()):
+            refuse_empty(prepared, before)
         earlier = _earlier_result(prepared, store)
-        if earlier is not None:
-            refuse_empty(prepared, store.state())
         if earlier is not None:
             progress.say("everything is there already: nothing to compute")
             if evaluate:
