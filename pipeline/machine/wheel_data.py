@@ -50,7 +50,7 @@ def leave_out_foreign_data() -> dict[str, str]:
         for name in names:
             if own is not None and name in os.environ:
                 value = os.environ.pop(name)
-                if not _is(value, own):
+                if value and not _is(value, own):
                     _left_out[name] = value
     if _left_out and "rasterio" in sys.modules:  # it has looked at them already
         with contextlib.suppress(ImportError, AttributeError):

@@ -68,7 +68,9 @@ def read_source(path: Path, *, layer: str | None, where: str | None, fields: Seq
     told = f"region file {path}"
     try:
         if path.is_dir():
-            raise RegionError(f"{told} is a folder: name the file in it")
+            database = path.suffix.lower() == ".gdb"
+            what = "an Esri file geodatabase: ogr2ogr out.gpkg in.gdb" if database else "a folder: name the file in it"
+            raise RegionError(f"{told} is {what}")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         kind = kind_of(head, path)
@@ -108,6 +110,8 @@ def kind_of(head: bytes, path: Path) -> Kind:
     for first, kind in _FIRST_BYTES:
         if head.startswith(first):
             return kind
+    if head.startswith(b"\x1f\x8b"):
+        raise RegionError(f"region file {path} is compressed (gzip): unpack it with gunzip")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return _xml_kind(head, path)
     if path.suffix.lower() in SIDECARS:

@@ -82,13 +82,14 @@ def read_vectors(
             wanted = {field: names[field.casefold()] for field in fields if field.casefold() in names}
             exact = {str(name) for name in info["fields"]}
             wanted |= {field: field for field in fields if field in exact}
-            meta, _, geometries, columns = pyogrio.raw.read(
+            meta, numbers, geometries, columns = pyogrio.raw.read(
                 str(private),
                 layer=info["layer_name"],
                 # With a condition all are read: the drivers differ in whether it may name what is not read.
                 columns=None if where else sorted(set(wanted.values())),
                 where=where,
                 max_features=most + 1,
+                return_fids=True,
                 force_2d=True,
                 datetime_as_string=True,
             )
@@ -108,6 +109,9 @@ def read_vectors(
     if geometries is None:
         raise RegionError(f"{told} has no geometries in layer {info['layer_name']!r}")
     table = {str(name): column for name, column in zip(meta["fields"], columns, strict=True)}
+    key = str(info.get("fid_column") or "fid").casefold()
+    table |= {field: numbers for field in fields if field not in wanted and field.casefold() == key}
+    wanted |= {field: field for field in fields if field in table and field not in wanted}
     features = [
         {
             "type": "Feature",

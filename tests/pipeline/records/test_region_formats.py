@@ -234,6 +234,11 @@ def bomb(folder: Path) -> Path:
     return folder / "r.zip"
 
 
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
 def several(folder: Path) -> Path:
     files = [json_file(folder / f"{name}.geojson", collection(*features())) for name in ("north", "south")]
     return zipped(folder / "r.zip", *files)
@@ -261,6 +266,8 @@ KML = '<?xml version="1.0"?><kml xmlns="http://www.opengis.net/kml/2.2"><Documen
         (text("r.json", '{"features": [{"geometry": {"rings": []}}]}'), "Esri JSON"),
         (text("r.geojson", sequence("\n") + '{"type": "Fea'), r"text 3 of a sequence"),
         (text("r.geojson", sequence("\n") + "[1]"), "not GeoJSON"),
+        (text("r.geojson.gz", b"\x1f\x8b\x08" + bytes(20)), "gunzip"),
+        (lambda d: _folder(d / "r.gdb"), "file geodatabase"),
         (text("r.csv", "id;wkt\n1;POLYGON((0 0))"), "not JSON"),
         (text("r.geojson", b"\xff\xfe\x81\x82\x83"), "not JSON"),
         (text("r.geojson", b""), "not JSON"),
@@ -299,6 +306,13 @@ def test_a_polygon_with_the_point_of_its_label_is_a_polygon(tmp_path: Path) -> N
     region = read_region(json_file(tmp_path / "r.geojson", collection(feature(both, id="a"), features()[1])))
     assert region.subregions[0].geometry.equals(PARTS[0])
     assert "points and lines" in region.notes[0]
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".shp"])
+def test_the_number_of_a_feature_can_be_its_id(suffix: str, tmp_path: Path) -> None:
+    region = read_region(vector_file(tmp_path / f"r{suffix}"), id_field="fid")
+    first = 1 if suffix == ".gpkg" else 0
+    assert [area.id for area in region.subregions] == [str(first), str(first + 1)]
 
 
 def test_the_digest_covers_the_files_beside_a_shapefile(tmp_path: Path) -> None:
