@@ -44,7 +44,8 @@ Address = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder, instead of the run file's.")]
 Actors = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Model actors; default: one per core (or per GPU).")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Model actors; default: one per CPU that may be used (or per GPU)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
 

@@ -182,7 +182,7 @@ class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
     actors: int | None = Field(default=None, ge=1, le=4096)
-    """Model actors, from the start to the end; default: one per core, or as many as the GPUs carry if
+    """Model actors, from the start to the end; default: one per usable CPU, or as many as the GPUs carry if
     ``gpus_per_actor`` > 0, and more when nodes join a cluster."""
     min_actors: int | None = Field(default=None, ge=1, le=4096)
     """Instead of ``actors``: so many from the start to the end; default: one if ``max_actors`` is given."""
