@@ -230,8 +230,8 @@ def _catalogs(config: RunConfig | None) -> list[tuple[str, str]]:
 
     if config is None:
         return [(name, entry.url) for name, entry in PROVIDERS.items() if entry.url is not None]
-    url = config.source.url or PROVIDERS[config.source.provider].url
-    return [(config.source.provider, url)] if url else []
+    named = [(one.provider, one.url or PROVIDERS[one.provider].url) for one in config.source.catalogs]
+    return [(provider, url) for provider, url in named if url]
 
 
 def check_catalog(subject: str, url: str) -> Check:

@@ -59,7 +59,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         require_local_ray()
     with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
         if foreign:
-            progress.say(f"left out: {' and '.join(foreign)}, which names data of another PROJ or GDAL")
+            progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)
         check_places(prepared)
