@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import shutil
 import time
@@ -27,6 +26,7 @@ from benchmarks.model import (
     synchronise,
     time_dcnv3,
 )
+from pipeline.machine.processors import cpu_count
 from pipeline.planning.lattice import lattice_shape, lattice_tile, union_window
 from pipeline.predict.classifier import BlockClassifier, ClassifierSettings, MicroBatch, scored_tiles
 from pipeline.predict.spex_model import SpexModel
@@ -310,7 +310,7 @@ def end_to_end(bench: Bench) -> None:
     begun = time.monotonic()
     archive = scene_archive(folder, scale.scene_px, 2, bench.scene)
     report.row("simulating, or finding, the scene", time.monotonic() - begun, "s", "no part of what follows")
-    readers = max(2, (os.cpu_count() or 2) - 2)
+    readers = max(2, cpu_count() - 2)
     changes = [f"model.device={bench.device.type}", "model.compile=off", f"compute.readers={readers}"]
     changes += [f"compute.gpus_per_actor={bench.gpus:g}", "compute.object_store_mb=1024"]
     if scale.tile_px < 512:

@@ -29,6 +29,7 @@ import yaml
 from benchmarks.peers import PEERS, available, cost_of_peer
 from benchmarks.process_tree import Cost, cost_of
 from pipeline.engine.cluster import worker_environment
+from pipeline.machine.processors import cpu_count
 from pipeline.machine.progress import LogProgress
 from pipeline.planning.prepare import prepare
 from pipeline.runs.demo import simulated_archive
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help=f"{QUICK_SIZE_PX} px and one peer; under five minutes")
     parser.add_argument("--size", type=int, default=5488, help="side of the scene, px; a granule has 10980")
     parser.add_argument("--dates", type=int, default=2, help="scenes of the same place")
-    parser.add_argument("--actors", type=int, default=os.cpu_count() or 1, help="model actors, one thread each")
+    parser.add_argument("--actors", type=int, default=cpu_count(), help="model actors, one thread each")
     parser.add_argument("--checkpoint", default=DEFAULT_CHECKPOINT, help="built-in name or folder")
     parser.add_argument("--peers", default="", help=f"all, none, or some of {','.join(PEERS)}")
     parser.add_argument("--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="of the run file")

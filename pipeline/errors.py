@@ -33,8 +33,16 @@ class NoCatalogError(CatalogError, BadInputError):
     """There is no catalog where the run file says; the message names the address."""
 
 
+class NothingMappedError(SpexError):
+    """Everything was done and no pixel has a class (all cloud, nothing readable); the command line's exit code is 4."""
+
+
 class NoScenesError(CatalogError, BadInputError):
     """The search found nothing to map; the message says what to widen."""
+
+
+class NoUsableScenesError(NoScenesError, NothingMappedError):
+    """The search found scenes that match, and not one can be used; the message says why."""
 
 
 class TooManyScenesError(CatalogError, BadInputError):

@@ -42,8 +42,10 @@ def plan(config: RunConfig) -> MapPlan:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
         CatalogError: The catalog does not answer.
     """
+    from pipeline.machine.wheel_data import leave_out_foreign_data
     from pipeline.outputs.output_folder import check_output
     from pipeline.planning.prepare import prepare
 
+    leave_out_foreign_data()
     check_output(config.output, config.publish.collection_id)
     return prepare(config).plan

@@ -159,6 +159,17 @@ def test_no_two_modules_import_each_other(package: str) -> None:
     assert not sorted(set(circles))
 
 
+def test_only_one_module_counts_processors() -> None:
+    """What the machine has is not what a process may use: see pipeline/machine/processors.py."""
+    counting = [
+        _relative(path)
+        for path in _python_files(*PACKAGES, "benchmarks")
+        if re.search(r"\b(cpu_count\(|process_cpu_count|sched_getaffinity)", path.read_text(encoding="utf-8"))
+        and "from pipeline.machine.processors import cpu_count" not in path.read_text(encoding="utf-8")
+    ]
+    assert counting == ["pipeline/machine/processors.py"]
+
+
 def test_model_library_knows_no_rasters_catalogs_or_ray() -> None:
     leaks = [
         f"{_relative(path)} imports {name}"

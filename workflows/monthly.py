@@ -13,8 +13,9 @@ A crontab line, on the fifth of each month at 03:10::
 
     10 3 5 * *  cd /srv/spex && .venv/bin/python -m workflows.monthly last-month --output /data/maps >> monthly.log 2>&1
 
-Exit codes: 0 all there or nothing to map; 3 a map has gaps; 2 bad input; 1 a run failed (the worst of all regions);
-75 another process is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
+Exit codes: 0 all there, or no scene of the period matches; 3 a map has gaps; 4 nothing could be mapped (scenes match
+and none is usable, or every pixel is cloud); 2 bad input; 1 a run failed (the worst of all regions); 75 another process
+is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
 """
 
 from __future__ import annotations
@@ -31,8 +32,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline.errors import BadInputError, ConfigError, NoScenesError
+from pipeline.errors import BadInputError, ConfigError, NoScenesError, NothingMappedError
+from pipeline.machine import standard_streams
 from pipeline.machine.atomic_files import write_json
+from pipeline.machine.wheel_data import leave_out_foreign_data
+from pipeline.records.region_formats import digest
 from pipeline.run import plan, run
 from pipeline.settings.run_file import RunConfig
 from pipeline.settings.yaml_file import read_mapping
@@ -46,10 +50,10 @@ logger = logging.getLogger(__name__)
 REGIONS = Path(__file__).parent / "regions"
 STATE_FOLDER = ".monthly"
 EXIT_BUSY = 75
-SEVERITY = (0, 3, 2, 1)
+SEVERITY = (0, 3, 4, 2, 1)
 """Exit codes of a region, harmless first."""
 
-Status = Literal["up-to-date", "mapped", "incomplete", "no-scenes", "would-map", "failed"]
+Status = Literal["up-to-date", "mapped", "incomplete", "no-scenes", "nothing-mapped", "would-map", "failed"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,8 @@ def map_period(
                 raise ConfigError(f"{path} and {names[config.name]} have the same name {config.name!r}: rename one")
             names[config.name] = path
             outcome = _map_region(config, output / STATE_FOLDER / config.name / f"{period.label}.json", dry_run)
+        except NothingMappedError as error:
+            outcome = Outcome(path.stem, "nothing-mapped", 4, str(error))
         except (BadInputError, LegendError, CheckpointError) as error:
             outcome = Outcome(path.stem, "failed", 2, str(error))
         except SpexError as error:
@@ -130,6 +136,8 @@ def worst(codes: list[int]) -> int:
 def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
     try:
         planned = plan(config)
+    except NothingMappedError:
+        raise  # scenes match, and none is usable: that is no quiet month
     except NoScenesError as error:
         return Outcome(config.name, "no-scenes", 0, str(error))
     where = str(config.output)
@@ -152,12 +160,12 @@ def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
 def _published_as(config: RunConfig) -> str:
     """sha256 of what changes the published files but no pixel: sub-regions, names, period, overviews, colours."""
     settings = [
-        config.regions.model_dump(mode="json"),
+        config.regions.model_dump(mode="json", exclude_none=True),
         config.publish.model_dump(mode="json"),
         [config.name, config.start.isoformat(), config.end.isoformat()],
         Legend.from_yaml(config.legend).to_dict(),
     ]
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + config.region.read_bytes()).hexdigest()
+    return hashlib.sha256(f"{json.dumps(settings, sort_keys=True)} {digest(config.region)}".encode()).hexdigest()
 
 
 def _recorded(record: Path) -> dict[str, str] | None:
@@ -225,6 +233,8 @@ def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
 
 
 if __name__ == "__main__":
+    standard_streams.secure()
+    leave_out_foreign_data()
     # Standard error, which cron mails or logs; only this project's loggers, because libraries say a lot at this level.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for package in ("pipeline", "workflows"):

@@ -1,7 +1,7 @@
 """The command ``spex``: a thin layer over the public functions, with exit codes that scripts can rely on.
 
-0 done; 1 the run failed; 2 bad usage or bad input; 3 done with some blocks or scenes missing; 130 interrupted (Ctrl-C,
-SIGTERM, SIGHUP).
+0 done; 1 the run failed; 2 bad usage or bad input; 3 done with some blocks or scenes missing; 4 nothing could be
+mapped; 130 interrupted (Ctrl-C, SIGTERM, SIGHUP).
 Results go to standard output, progress and messages to standard error.
 """
 
@@ -10,29 +10,28 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import logging
 import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 
-from pipeline.errors import BadInputError
-from pipeline.machine import allocator, interruption
+from pipeline.commands.console import progress_shown as _progress
+from pipeline.commands.console import results_console as _console
+from pipeline.errors import BadInputError, NothingMappedError
+from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.interruption import EXIT_INTERRUPTED
-from pipeline.machine.progress import Progress, progress_for
 from pipeline.settings.run_file import RunConfig
 from spex_core.errors import CheckpointError, LegendError, SpexError, shown
 
-EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOTHING = 1, 2, 4
 
 app = typer.Typer(
     name="spex",
     help="Regional land-cover maps from Sentinel-2 with SPEX, a spectral vision-language model, on Ray.",
-    epilog="Try it: spex demo --output demo",
+    epilog="Try it: spex demo --output demo. Exit codes: 0 done; 1 the run failed; 2 bad usage or bad input; 3 done, "
+    "with some blocks or scenes missing; 4 nothing could be mapped (an earlier map is left alone); 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -45,7 +44,8 @@ Address = Annotated[
 ]
 Output = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder, instead of the run file's.")]
 Actors = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Model actors; default: one per core (or per GPU).")
+    int | None,
+    typer.Option(min=1, metavar="N", help="Model actors; default: one per CPU that may be used (or per GPU)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="The last line of standard output is one JSON object.")]
 
@@ -160,6 +160,26 @@ def status(
     states = run_states(folder)
     show_status(states, _console())
     _end({"runs": [state.to_dict() for state in states]}, as_json, 0)
+
+
+@app.command()
+def doctor(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Run file whose output, region and catalog are looked at.")
+    ] = None,
+    output: Output = None,
+    as_json: AsJson = False,
+) -> None:
+    """Looks at this machine and says what a run would find: ok, warn or fail, each with what mends it.
+
+    Reads little, starts no Ray and computes nothing. Exit code 1 if a line fails. Example: spex doctor region.yaml
+    """
+    from pipeline.commands.doctor import document, examine, exit_code, lines
+
+    checks = examine(file, output)
+    if not as_json:
+        print("\n".join(lines(checks)))
+    _end(document(checks), as_json, exit_code(checks))
 
 
 @app.command()
@@ -282,6 +302,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
     ``SPEX_DEBUG=1`` shows tracebacks.
     """
+    standard_streams.secure()
+    wheel_data.leave_out_foreign_data()
     # Schedulers and spot machines end a run with SIGTERM, closed terminals with SIGHUP: the same clean stop as Ctrl-C.
     interruption.install()
     allocator.keep_freed_memory()
@@ -298,6 +320,11 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         with contextlib.suppress(OSError):  # the terminal may be what has gone
             _say("interrupted; what is finished is kept: the same command goes on from there")
         code = EXIT_INTERRUPTED
+    except NothingMappedError as error:
+        if debug:
+            raise
+        _say(f"nothing could be mapped: {error}")
+        code = EXIT_NOTHING
     except (BadInputError, LegendError, CheckpointError) as error:
         if debug:
             raise
@@ -311,6 +338,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except Exception as error:
         code = _usage_or_defect(error, debug)
     sys.stdout.flush()
+    failure = standard_streams.output_failure()
+    if failure is not None:
+        _say(f"error: standard output cannot be written: {failure.strerror or failure}")
+        code = code or EXIT_FAILED
     raise SystemExit(code if isinstance(code, int) else 0)
 
 
@@ -338,30 +369,6 @@ def _config(file: Path, output: Path | None = None, address: str | None = None, 
     if output is not None:
         update["output"] = output.resolve()
     return config.model_copy(update=update)
-
-
-def _console() -> Console:
-    """Standard output; wide enough that a table in a log file is not folded."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=120)
-
-
-def _progress(plain: bool) -> Progress:
-    """Bars on a terminal; else, and with ``--json``, log lines on standard error."""
-    console = Console(stderr=True, highlight=False)
-    logger = logging.getLogger("pipeline")
-    logger.handlers.clear()
-    logger.propagate = False
-    handler: logging.Handler
-    if console.is_terminal and not plain:
-        handler = RichHandler(console=console, show_path=False, show_time=False, markup=False)
-        logger.setLevel(logging.WARNING)
-    else:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
-        logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    return progress_for(console, plain=plain)
 
 
 def _say(message: str) -> None:

@@ -42,6 +42,8 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
     console.print(scenes)
     if summary.scenes > MAX_ROWS:
         _line(console, f"... and {summary.scenes - MAX_ROWS} more scenes")
+    for note in prepared.region.notes:
+        _line(console, f"region: {note}")
     for item, reason in prepared.search.skipped:
         _line(console, f"skipped {item}: {reason}")
     for item, reason in prepared.search.superseded:

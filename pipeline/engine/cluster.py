@@ -20,6 +20,7 @@ from pipeline.engine.budget import StoreNeed
 from pipeline.engine.crew import CrewSize
 from pipeline.engine.executor import Capacity
 from pipeline.engine.local_ray import local_ray
+from pipeline.engine.running_ray import address_to_join
 from pipeline.errors import ClusterError, ConfigError
 from pipeline.imagery import gdal_settings
 from pipeline.machine.interruption import handlers_kept, interruptible
@@ -243,10 +244,11 @@ def _only(gpu: int) -> dict[str, str]:
 
 
 def _join(ray: Any, address: str, environment: dict[str, str]) -> None:
+    found = address_to_join(address)
     try:
         with handlers_kept():
             ray.init(
-                address=address,
+                address=found,
                 configure_logging=False,
                 logging_level=logging.ERROR,
                 log_to_driver=False,

@@ -319,7 +319,8 @@ class Engine:
             self._pace.pixels += work.block.window.height * work.block.window.width
             self.report.incomplete += incomplete
             seconds = round(self._executor.clock() - work.begun, 3)
-            share = round(report.valid_share, 6)
+            # One pixel of a large block is not none: see pipeline/runs/emptiness.py.
+            share = max(round(report.valid_share, 6), 1e-6) if report.valid_share > 0.0 else 0.0
             self._journal.append(
                 BlockFinished(self._epsg(work), index, seconds, share, report.sha256, problems, incomplete)
             )

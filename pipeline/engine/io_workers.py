@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pipeline.engine.executor import ActorHandle, Reference, Trouble
 from pipeline.engine.ray_errors import trouble_of
 from pipeline.engine.tasks import BlockReport, ReadLayers, ReadReport, ZoneContext, finish_block, read_block
+from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.predict.stitch import Piece
 from pipeline.records.plan import Block
 
@@ -28,6 +29,7 @@ class IoWorker:
     """The actor: reads and finishes blocks of zones whose contexts it holds. Plain Python, wrapped by the engine."""
 
     def __init__(self, contexts: Sequence[ZoneContext]) -> None:
+        leave_out_foreign_data()  # of the machine that this worker lives on
         self._contexts = contexts
 
     def place(self) -> str:

@@ -30,6 +30,8 @@ from pipeline.engine.session_guard import TOKEN, TOKEN_VARIABLE, end_session, se
 from pipeline.errors import ClusterError
 from pipeline.machine.interruption import handlers_kept
 from pipeline.machine.lock import take
+from pipeline.machine.preflight import require_local_ray, session_parent
+from pipeline.machine.processors import cpu_count
 from pipeline.settings.run_file import ComputeConfig
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,9 @@ def local_ray(
 
     Raises:
         ClusterError: It cannot be started, or not without a door to other machines.
+        InstallationError: This machine lacks what it needs: a folder for its files, a loopback network.
     """
+    require_local_ray()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(session_folder())
         stack.enter_context(_guarded(folder))
@@ -86,8 +90,7 @@ def session_folder() -> Iterator[Path]:
 
     What killed drivers have left is removed as well: each folder holds a lock for as long as its driver lives.
     """
-    # A socket path may be 107 bytes long at most: the usual TMPDIR of a job scheduler would not fit.
-    parent = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    parent = session_parent()
     for old in parent.glob(f"{TEMP_PREFIX}*"):
         with (
             contextlib.suppress(OSError),
@@ -191,7 +194,7 @@ def _unknown_version(what: str) -> ClusterError:
 def _start(
     ray: Any, compute: ComputeConfig, environment: dict[str, str], store_mb: int, gpus: int | None, temp_dir: Path
 ) -> None:
-    cores = os.cpu_count() or 1
+    cores = cpu_count()  # those that this process may use, not those of the machine
     wanted = (compute.actors or compute.min_actors or 0) * compute.threads_per_actor
     # A local Ray may be told to carry more actors than cores; it must then believe that it has the cores.
     cpus = max(cores, wanted, 1)

@@ -111,11 +111,13 @@ def format_area(area_ha: float) -> str:
 
 
 def format_share(share: float) -> str:
-    """Whole percent; the ends are named rather than rounded away: ``less than 1%``, ``more than 99%``."""
+    """Whole percent; the ends are named rather than rounded away: ``0%``, ``less than 1%``, ``more than 99%``."""
     if share >= 1.0 - 1e-9:
         return "100%"
     if share > 0.99:
         return "more than 99%"
+    if share <= 0.0:
+        return "0%"
     if share < 0.01:
         return "less than 1%"
     return f"{share * 100:.0f}%"

@@ -21,6 +21,8 @@ from spex_core.durable_files import make_folder, open_own
 
 UNKNOWN_HOLDER = "another process"
 _POLL_S = 0.05
+_NO_LOCKS = frozenset((errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS))
+"""What ``flock`` answers where the file system cannot lock."""
 _HOLDER_BYTES = 200
 
 
@@ -31,6 +33,10 @@ class LockedError(BlockingIOError):
     def holder(self) -> str:
         """Who: ``process 123 on host since 2026-06-01T08:00:00+00:00``, or ``another process``."""
         return str(self.strerror)
+
+
+class NoLocksError(OSError):
+    """The file system has no locks: two processes could not be kept apart."""
 
 
 class Lock:
@@ -71,7 +77,7 @@ def take(path: Path, *, wait_s: float = 0.0, create: bool = True, who: str | Non
     Raises:
         LockedError: Held by another process.
         ForeignFileError: What lies there is a link or no regular file of ours; it is left as it is.
-        OSError: It cannot be made or locked.
+        OSError: It cannot be made or locked (:class:`NoLocksError`: nothing can be locked there).
     """
     deadline = time.monotonic() + wait_s
     while True:
@@ -106,7 +112,8 @@ def hold(file: BinaryIO, path: Path) -> None:
 
     Raises:
         LockedError: Held by another process.
-        OSError: The file system has no locks.
+        NoLocksError: The file system has none.
+        OSError: It cannot be locked for another reason.
     """
     for last in (False, False, True):
         try:
@@ -116,6 +123,12 @@ def hold(file: BinaryIO, path: Path) -> None:
             if last:
                 raise LockedError(errno.EWOULDBLOCK, UNKNOWN_HOLDER, str(path)) from error
             time.sleep(_POLL_S)  # it may only be asked after, see is_held
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise NoLocksError(
+                error.errno, f"this file system has no file locks ({error.strerror})", str(path)
+            ) from error
 
 
 def is_held(path: Path) -> bool:

@@ -8,13 +8,13 @@ import resource
 import socket
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
 import psutil
 
+from pipeline.machine.control_groups import memory_limit
+
 INTERVAL_S = 0.5
-CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def process_memory() -> ProcessMemory:
 def shareable_bytes() -> int:
     """Memory that processes of this machine could share now: what is free, of the container and of ``/dev/shm`` too."""
     free: list[int] = [psutil.virtual_memory().available]
-    with contextlib.suppress(OSError, ValueError):  # no limit ("max"), or another kind of system
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        free.append(max(0, limit - used))
+    limit = memory_limit()
+    if limit is not None:
+        free.append(limit.free_bytes)
     with contextlib.suppress(OSError):
         shared = os.statvfs("/dev/shm")
         free.append(shared.f_bavail * shared.f_frsize)

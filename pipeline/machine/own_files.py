@@ -117,6 +117,11 @@ def folder_lock(output: Path, state_folder: str) -> Iterator[None]:
         raise OutputError(
             f"{output} is being written by {error.holder}; wait for it or give another --output"
         ) from None
+    except lock.NoLocksError as error:
+        raise OutputError(
+            f"output folder {output}: {error.strerror}, and nothing would keep two runs from damaging each other's "
+            "map; mount it with locks (NFS: lockd; Lustre: -o flock), or give an --output on another disk"
+        ) from error
     except OSError as error:
         raise OutputError(f"output folder {output} cannot be written: {path}: {error.strerror or error}") from error
     with held:

@@ -70,7 +70,7 @@ class RunEnded:
 
     time: str
     status: str
-    """``complete``, ``partial``, ``failed`` or ``interrupted``."""
+    """``complete``, ``partial``, ``empty`` (no pixel has a class), ``failed`` or ``interrupted``."""
     seconds: float
 
 

@@ -12,7 +12,7 @@ from pipeline.machine.lock import is_held
 from pipeline.mapstore.store import STATE_FOLDER, RunStore
 from spex_core.errors import SpexError
 
-Stage = Literal["planned", "running", "complete", "partial", "failed", "interrupted", "unreadable"]
+Stage = Literal["planned", "running", "complete", "partial", "empty", "failed", "interrupted", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
     left: float | None = None
     gone = False
     if state.ended is not None:
-        known: dict[str, Stage] = {s: s for s in ("complete", "partial", "failed", "interrupted")}
+        known: dict[str, Stage] = {s: s for s in ("complete", "partial", "empty", "failed", "interrupted")}
         stage = known.get(state.ended.status, "failed")
     elif state.started is not None and not is_held(store.journal_path):
         stage, gone = "interrupted", True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pipeline.explain.files import write_explanations
 from pipeline.explain.sentences import RegionExplanation, explain_map
 from pipeline.explain.statistics import MapStatistics, ZoneLayers, map_statistics
 from pipeline.machine.own_files import own_folder
+from pipeline.machine.processors import cpu_count
 from pipeline.machine.progress import Progress, duration_text
 from pipeline.mapstore.journal import JournalState
 from pipeline.mapstore.store import RunStore
@@ -145,7 +145,7 @@ def _write_rasters_and_measure(
     and each file has one thread, so that its bytes are the same."""
     layers = [_zone_layers(place.zone, prepared, store) for place in maps]
     areas, name, legend = prepared.region.subregions, prepared.config.name, prepared.legend
-    pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="spex-publish")
+    pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="spex-publish")
     try:
         measured = pool.submit(map_statistics, name, areas, layers, legend)
         written = [pool.submit(write) for place in maps for write in _raster_writers(place, prepared, store)]

@@ -53,6 +53,8 @@ def prepare(config: RunConfig) -> Prepared:
         name_field=settings.name_field,
         grid_km=settings.grid_km,
         max_regions=settings.max_regions,
+        layer=settings.layer,
+        where=settings.where,
     )
     search = find_scenes(config.source, region, config.start, config.end)
     plan = build_plan(config, region, search.scenes, model_fingerprint=fingerprint, legend=legend)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.machine.atomic_files import write_json
+from pipeline.machine.processors import cpu_count
 from pipeline.machine.user_cache import user_cache
 from pipeline.records.plan import MapPlan
 from pipeline.settings.model import device_kind
@@ -67,8 +67,8 @@ def local_actors(compute: ComputeConfig) -> int:
     if compute.actors:
         return compute.actors
     if compute.max_actors and not compute.gpus_per_actor:
-        return min(compute.max_actors, max(1, (os.cpu_count() or 1) // compute.threads_per_actor))
-    return 1 if compute.gpus_per_actor else max(1, (os.cpu_count() or 1) // compute.threads_per_actor)
+        return min(compute.max_actors, max(1, cpu_count() // compute.threads_per_actor))
+    return 1 if compute.gpus_per_actor else max(1, cpu_count() // compute.threads_per_actor)
 
 
 def run_kind(config: RunConfig, plan: MapPlan, fingerprint: str) -> RunKind:
@@ -123,7 +123,10 @@ def keep_rates(kind: RunKind, rates: Rates, pixels: int) -> None:
 
 
 def _path() -> Path:
-    return user_cache() / FILE
+    folder = user_cache()
+    if folder is None:
+        raise FileNotFoundError("this process has no home folder")
+    return folder / FILE
 
 
 def _entries() -> list[dict[str, Any]]:

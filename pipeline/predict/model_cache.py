@@ -33,8 +33,10 @@ KEPT_FILES = 16
 """The newest ones; each is as large as the vision side of its model."""
 
 
-def kept_file(fingerprint: str, legend: Legend, threads: int) -> Path:
+def kept_file(fingerprint: str, legend: Legend, threads: int) -> Path | None:
     """Where the model of a checkpoint for a legend is kept: below ``$XDG_CACHE_HOME/spex``, or ``~/.cache/spex``.
+
+    None where this process has no home: nothing is kept.
 
     Args:
         fingerprint: Of the checkpoint.
@@ -43,7 +45,8 @@ def kept_file(fingerprint: str, legend: Legend, threads: int) -> Path:
     """
     identity = [fingerprint, legend.fingerprint(), [entry.name for entry in legend], threads, software_versions()]
     name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
-    return user_cache() / f"{name}.safetensors"
+    folder = user_cache()
+    return None if folder is None else folder / f"{name}.safetensors"
 
 
 def kept_model(path: Path) -> WordMasks | None:

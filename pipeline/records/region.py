@@ -1,17 +1,17 @@
-"""The area to map: GeoJSON in, a frozen :class:`Region` of checked lon/lat polygons and named sub-regions out.
+"""The area to map: a file in, a frozen :class:`Region` of checked lon/lat polygons and named sub-regions out.
 
-Only RFC 7946 coordinates (longitude, latitude, WGS 84) are accepted; every refusal names the feature.
+What format and coordinate system the file has is for :mod:`pipeline.records.region_formats`; every refusal here names
+the feature.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import shapely
@@ -20,11 +20,11 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import RegionError
 from pipeline.records import utm
+from pipeline.records.region_crs import to_lonlat
+from pipeline.records.region_formats import RegionSource, read_source
 from pipeline.records.region_grid import grid_cells
 from pipeline.records.utm import epsg_at, joined_ground, polygonal, zone_parts
 
-MAX_FILE_BYTES = 256 * 1024 * 1024
-_LONLAT_CRS = re.compile(r"(CRS:?:?84|EPSG:?:?4326|OGC:1\.3:CRS84)$", re.IGNORECASE)
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -78,22 +78,31 @@ class Region:
 
 
 def read_region(
-    path: str | Path, *, id_field: str = "id", name_field: str = "name", grid_km: float = 5.0, max_regions: int = 10_000
+    path: str | Path,
+    *,
+    id_field: str = "id",
+    name_field: str = "name",
+    grid_km: float = 5.0,
+    max_regions: int = 10_000,
+    layer: str | None = None,
+    where: str | None = None,
 ) -> Region:
-    """Reads a GeoJSON FeatureCollection, Feature, Polygon or MultiPolygon.
+    """Reads polygons of GeoJSON, GeoPackage, Shapefile, KML, FlatGeobuf or GeoParquet, of any coordinate system.
 
-    Several features become the sub-regions. A single one is cut into an automatic grid of ``grid_km`` cells, named
-    ``Cell A1`` from the north-west corner (letters go east, numbers go south).
+    Features without a geometry are left out with a note. Several features become the sub-regions. A single one is cut
+    into an automatic grid of ``grid_km`` cells, named ``Cell A1`` from the north-west corner (letters go east, numbers
+    go south).
 
     Raises:
-        RegionError: Unreadable, not GeoJSON, other coordinates than lon/lat, empty, not polygons, outside UTM, an id
-            used twice, or more than ``max_regions`` sub-regions.
+        RegionError: Unreadable, another format, no such layer, coordinates of an unknown system, empty, not polygons,
+            outside UTM, an id used twice, or more than ``max_regions`` sub-regions.
+        InstallationError: What reads the format is not installed.
     """
     path = Path(path)
-    document = _load(path)
-    notes: list[str] = []
-    features = _features(document, path)
-    geometries = [_checked_geometry(f.get("geometry"), _label(f, i, name_field), path, notes) for i, f in features]
+    source = read_source(path, layer=layer, where=where, fields=(id_field, name_field), most=max_regions)
+    notes = list(source.notes)
+    features = _with_geometry(source, name_field, path, notes)
+    geometries = [_checked_geometry(f["geometry"], _label(f, i, name_field), source, path, notes) for i, f in features]
     # One form for one area, so that nothing made from it depends on where a ring starts or which way it runs.
     union = shapely.normalize(shapely.remove_repeated_points(polygonal(shapely.union_all(geometries))))
     if len(features) == 1:
@@ -101,49 +110,12 @@ def read_region(
         subregions = tuple(SubRegion(f"cell-{name}", f"Cell {name}", part) for name, part in cells)
     else:
         if len(features) > max_regions:
-            raise RegionError(f"{path} has {len(features)} features; at most {max_regions} (regions.max_regions)")
+            raise RegionError(
+                f"{path} has more than {max_regions} features; at most {max_regions} become sub-regions "
+                "(regions.max_regions), and regions.where chooses some of them"
+            )
         subregions = _named(features, geometries, id_field, name_field, path, notes)
     return Region(union, subregions, tuple(notes))
-
-
-def _load(path: Path) -> dict[str, Any]:
-    def refuse_constant(token: str) -> NoReturn:
-        raise RegionError(f"region file {path} holds the number {token}; coordinates must be finite")
-
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise RegionError(f"region file {path} is larger than {MAX_FILE_BYTES >> 20} MiB; simplify it first")
-        document = json.loads(path.read_text(encoding="utf-8-sig"), parse_constant=refuse_constant)
-    except OSError as error:
-        raise RegionError(f"region file {path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
-        raise RegionError(f"region file {path} is not JSON: {error}") from error
-    if not isinstance(document, dict) or not isinstance(document.get("type"), str):
-        raise RegionError(f"region file {path} is not GeoJSON: the top level needs a 'type'")
-    crs = document.get("crs")
-    if crs is not None:
-        named = crs.get("properties", {}).get("name") if isinstance(crs, dict) else None
-        if not isinstance(named, str) or not _LONLAT_CRS.search(named):
-            raise RegionError(
-                f"region file {path} says its coordinates are in {named!r}; GeoJSON is longitude/latitude (WGS 84), "
-                "convert it, for example: ogr2ogr -t_srs EPSG:4326 out.geojson in.geojson"
-            )
-    return document
-
-
-def _features(document: dict[str, Any], path: Path) -> list[tuple[int, dict[str, Any]]]:
-    kind = document["type"]
-    if kind == "FeatureCollection":
-        features = document.get("features")
-        if not isinstance(features, list) or not features:
-            raise RegionError(f"region file {path} has no features")
-        for i, feature in enumerate(features):
-            if not isinstance(feature, dict) or feature.get("type") != "Feature":
-                raise RegionError(f"feature {i + 1} of {path} is not a GeoJSON Feature")
-        return list(enumerate(features))
-    if kind == "Feature":
-        return [(0, document)]
-    return [(0, {"type": "Feature", "properties": {}, "geometry": document})]
 
 
 def _properties(feature: dict[str, Any]) -> dict[str, Any]:
@@ -156,26 +128,62 @@ def _label(feature: dict[str, Any], index: int, name_field: str) -> str:
     return f"feature {index + 1}" + (f" ({str(name)[:60]!r})" if name is not None else "")
 
 
-def _checked_geometry(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeometry:
-    if not isinstance(data, dict):
+def _with_geometry(
+    source: RegionSource, name_field: str, path: Path, notes: list[str]
+) -> list[tuple[int, dict[str, Any]]]:
+    """Features that have one: RFC 7946 allows null, and databases export it for what was not surveyed."""
+    there = [(i, f) for i, f in source.features if f.get("geometry") is not None]
+    missing = [_label(f, i, name_field) for i, f in source.features if f.get("geometry") is None]
+    if not there:
+        raise RegionError(
+            f"{missing[0]} of {path} has no geometry, and no other feature has one: there is nothing to map"
+        )
+    if missing:
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        notes.append(f"left out, without a geometry: {some}")
+    return there
+
+
+def _polygons(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeometry:
+    """A geometry as Polygon or MultiPolygon, in the coordinates of its file."""
+    if not isinstance(data, dict | BaseGeometry):
         raise RegionError(f"{label} of {path} has no geometry")
-    kind = data.get("type")
-    if kind not in ("Polygon", "MultiPolygon"):
-        raise RegionError(f"{label} of {path} is a {kind}; an area to map must be a Polygon or MultiPolygon")
+    kind = data.get("type") if isinstance(data, dict) else data.geom_type
+    if kind not in ("Polygon", "MultiPolygon", "GeometryCollection"):
+        raise RegionError(
+            f"{label} of {path} is a {kind}; an area to map must be a Polygon or MultiPolygon (regions.where can leave "
+            "others out)"
+        )
     try:
-        geometry = shapely.force_2d(shape(data))
+        geometry = shapely.force_2d(shape(data) if isinstance(data, dict) else data)
     except Exception as error:  # shapely raises many kinds for malformed coordinate lists
         raise RegionError(f"{label} of {path} has malformed coordinates: {error}") from error
+    if kind == "GeometryCollection":  # of KML: a polygon, and the point of its label
+        whole, geometry = geometry, polygonal(geometry)
+        if geometry.is_empty:
+            raise RegionError(f"{label} of {path} is a GeometryCollection without a polygon")
+        if any("Polygon" not in part.geom_type for part in shapely.get_parts(whole)):
+            notes.append(f"{label}: its points and lines are left out")
+    return geometry
+
+
+def _checked_geometry(data: Any, label: str, source: RegionSource, path: Path, notes: list[str]) -> BaseGeometry:
+    geometry = _polygons(data, label, path, notes)
     if geometry.is_empty:
         raise RegionError(f"{label} of {path} is empty")
     xy = shapely.get_coordinates(geometry)
     if not np.isfinite(xy).all():
         raise RegionError(f"{label} of {path} has coordinates that are not finite numbers")
+    if source.crs is not None:
+        geometry = to_lonlat(geometry, source.crs, f"{label} of {path}")
+        xy = shapely.get_coordinates(geometry)
     if (np.abs(xy[:, 0]) > 180.0).any() or (np.abs(xy[:, 1]) > 90.0).any():
         worst = xy[np.argmax(np.maximum(np.abs(xy[:, 0]) / 180.0, np.abs(xy[:, 1]) / 90.0))]
+        unknown = "" if source.named else "; the file does not say in which coordinate system it is (a missing .prj?)"
         raise RegionError(
-            f"{label} of {path} has the coordinate ({worst[0]:g}, {worst[1]:g}), not a longitude and latitude "
-            "(projected metres? convert to EPSG:4326; beyond 180°? split at the antimeridian, RFC 7946 section 3.1.9)"
+            f"{label} of {path} has the coordinate ({worst[0]:g}, {worst[1]:g}), not a longitude and latitude"
+            f"{unknown} (projected metres? convert to EPSG:4326: ogr2ogr -s_srs EPSG:... -t_srs EPSG:4326 out.geojson "
+            f"{path.name}; beyond 180°? split at the antimeridian, RFC 7946 section 3.1.9)"
         )
     for west, south, east, north in shapely.bounds(shapely.get_parts(geometry)):
         if east - west > 180.0:

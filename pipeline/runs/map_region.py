@@ -21,7 +21,9 @@ from pipeline.errors import StoreError
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
 from pipeline.machine.own_files import folder_lock
+from pipeline.machine.preflight import require_local_ray
 from pipeline.machine.progress import Progress
+from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
@@ -33,6 +35,7 @@ from pipeline.planning.prepare import Prepared, prepare
 from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
 from pipeline.records.scene import Scene
+from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfinished
 from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
@@ -50,13 +53,20 @@ Evaluate = Callable[["Prepared", RunStore], Accuracy | None]
 def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None = None) -> RunResult:
     """See :func:`pipeline.run.run`; ``evaluate`` adds an accuracy assessment to the report."""
     begun = time.monotonic()
+    foreign = leave_out_foreign_data()
     check_output(config.output, config.publish.collection_id)
+    if config.compute.address is None:
+        require_local_ray()
     with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
+        if foreign:
+            progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
         prepared = prepare(config)
         check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
+        if not unfinished(prepared, before := store.state()):
+            refuse_empty(prepared, before)
         earlier = _earlier_result(prepared, store)
         if earlier is not None:
             progress.say("everything is there already: nothing to compute")
@@ -67,6 +77,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         computing = time.monotonic()
         engine = _compute(prepared, store, progress)
         computed = time.monotonic() - computing
+        refuse_empty(prepared, store.state())
         with _interruption_journalled(store, begun):
             accuracy = evaluate(prepared, store) if evaluate else None
             publishing = time.monotonic()
@@ -132,6 +143,8 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
             if report.failed and not store.state().finished:  # what an earlier run has mapped is published all the same
                 raise SpexError(f"no block could be mapped; the first failure: {report.failed[0].reason}")
             status = "partial" if report.failed or report.incomplete else "complete"
+            if is_empty(store.state()):
+                status = EMPTY_STATUS
         except BaseException as error:
             status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
             with contextlib.suppress(StoreError):  # on a full disk: what ended the run is what is told
@@ -217,7 +230,7 @@ def _identity(prepared: Prepared) -> str:
         "model": Path(config.model.checkpoint).name,
         "software": prepared.plan.software,
         "scenes": sorted(_as_published(scene) for scene in prepared.plan.scenes),
-        "regions": config.regions.model_dump(mode="json"),
+        "regions": config.regions.model_dump(mode="json", exclude_none=True),
         "publish": config.publish.model_dump(mode="json"),
         "subregions": [(area.id, area.name, area.geometry.wkb_hex) for area in prepared.region.subregions],
         "skipped": prepared.search.skipped,

@@ -182,7 +182,7 @@ class ComputeConfig(Section):
     """Ray resources. None of these change a pixel, except ``threads_per_actor`` (float sums)."""
 
     actors: int | None = Field(default=None, ge=1, le=4096)
-    """Model actors, from the start to the end; default: one per core, or as many as the GPUs carry if
+    """Model actors, from the start to the end; default: one per usable CPU, or as many as the GPUs carry if
     ``gpus_per_actor`` > 0, and more when nodes join a cluster."""
     min_actors: int | None = Field(default=None, ge=1, le=4096)
     """Instead of ``actors``: so many from the start to the end; default: one if ``max_actors`` is given."""
@@ -233,6 +233,10 @@ class RegionsConfig(Section):
     grid_km: float = Field(default=5.0, gt=0)
     """Cell size of the automatic grid, used when the region file has a single area."""
     max_regions: int = Field(default=10_000, ge=1)
+    layer: str | None = Field(default=None, min_length=1, max_length=200)
+    """Layer of a region file that has several (GeoPackage, KML, an archive); default: the only one."""
+    where: str | None = Field(default=None, min_length=1, max_length=2000)
+    """Only features whose properties satisfy this SQL condition, ``country = 'BE' AND area_km2 > 5``."""
 
 
 class OutputConfig(Section):
@@ -259,7 +263,8 @@ class RunConfig(SettingsFile):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
     region: Path
-    """GeoJSON file, lon/lat (WGS 84): the area to map; its features are the sub-regions."""
+    """The area to map: GeoJSON, GeoPackage, Shapefile (zip too), KML, KMZ, FlatGeobuf or GeoParquet; its features are
+    the sub-regions."""
     start: dt.date
     """First day, inclusive (UTC)."""
     end: dt.date

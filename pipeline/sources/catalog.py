@@ -22,6 +22,7 @@ from pipeline.errors import (
     HrefError,
     NoCatalogError,
     NoScenesError,
+    NoUsableScenesError,
     SceneError,
     TooManyScenesError,
 )
@@ -161,7 +162,8 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
         end: Last day, inclusive, UTC.
 
     Raises:
-        NoScenesError: Nothing usable; the message says what was searched, what was dropped and what to widen.
+        NoScenesError: Nothing matches; the message says what was searched, what was dropped and what to widen.
+        NoUsableScenesError: Scenes match, and none can be used; the message gives the first reason.
         TooManyScenesError: More than ``source.max_scenes``; the message says what to narrow.
         CatalogError: No catalog answers, or none with STAC.
     """
@@ -197,7 +199,8 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
             "narrow the dates, the region or source.max_cloud_cover, or raise source.max_scenes"
         )
     if not united.scenes:
-        raise NoScenesError(f"{what}: {_why_none(sum(s.returned for s in answers), dropped, problems)}")
+        none = NoUsableScenesError if problems else NoScenesError
+        raise none(f"{what}: {_why_none(sum(s.returned for s in answers), dropped, problems)}")
     return SceneSearch(
         scenes=united.scenes,
         skipped=tuple(sorted(problems)),

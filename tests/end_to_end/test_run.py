@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from rio_cogeo.cogeo import cog_validate
 
 import pipeline
 from pipeline.engine.cluster import Cluster
-from pipeline.errors import NoScenesError, OutputError
+from pipeline.errors import NoScenesError, NothingMappedError, OutputError
 from pipeline.machine.own_files import folder_lock
 from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.status import run_states
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.records.result import RunResult
 from spex_core.legend import Legend
@@ -160,3 +162,21 @@ def test_nothing_to_map_is_said_before_anything_is_started(tiny_archive: Path, t
 def test_two_runs_do_not_write_one_folder(tiny_archive: Path, tmp_path: Path) -> None:
     with folder_lock(tmp_path, STATE_FOLDER), pytest.raises(OutputError, match="being written by process"):
         pipeline.run(tiny_config(tiny_archive, tmp_path))
+
+
+def test_an_empty_month_leaves_the_map_that_is_there(tiny_archive: Path, whole: RunResult, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(whole.outputs["catalog"][0].parent, output)
+
+    def published() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in output.rglob("*") if p.is_file() and STATE_FOLDER not in p.parts}
+
+    before = published()
+    # Every value of the scene classification is masked: as good as clouds everywhere.
+    tiling = {"tile_px": 64, "overlap_px": 16, "block_px": 256}
+    cloudy = tiny_config(tiny_archive, output, composite={"mask_scl": list(range(12))}, tiling=tiling)
+    for _ in range(2):  # the second time nothing is computed, nor tried, and it is said again
+        with pytest.raises(NothingMappedError, match=r"1 block and 2 scenes: every pixel is cloud"):
+            pipeline.run(cloudy)
+        assert published() == before
+    assert sorted(run.stage for run in run_states(output)) == ["complete", "empty"]

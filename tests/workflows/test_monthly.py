@@ -109,7 +109,8 @@ def test_name_that_would_leave_the_output_folder_is_refused(place: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("codes", "expected"), [([], 0), ([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([0, 77], 1)]
+    ("codes", "expected"),
+    [([], 0), ([0, 0], 0), ([0, 3], 3), ([3, 2, 0], 2), ([2, 1, 3], 1), ([0, 77], 1), ([3, 4, 0], 4), ([4, 2], 2)],
 )
 def test_exit_code_is_the_worst_of_all_regions(codes: list[int], expected: int) -> None:
     assert worst(codes) == expected
@@ -130,6 +131,21 @@ def test_month_without_scenes_is_nothing_to_do(place: Path) -> None:
     code, summary, _ = _monthly("2026-09", "--regions", place / "regions", "--output", place / "maps")
     assert code == 0
     assert [r["status"] for r in summary["regions"]] == ["no-scenes"]
+
+
+def test_month_of_scenes_that_cannot_be_used_is_no_quiet_month(place: Path) -> None:
+    for path in place.glob("catalog/**/*.json"):
+        item = json.loads(path.read_text())
+        if item.get("type") == "Feature":
+            item["properties"] = {k: v for k, v in item["properties"].items() if not k.startswith("proj:")}
+            for asset in item["assets"].values():
+                asset.pop("proj:epsg", None), asset.pop("proj:code", None)
+            path.write_text(json.dumps(item))
+    _template(place, "coast")
+    code, summary, text = _monthly(OCTOBER, "--regions", place / "regions", "--output", place / "maps")
+    assert code == 4
+    assert [(r["status"], r["exit_code"]) for r in summary["regions"]] == [("nothing-mapped", 4)]
+    assert "cannot be used" in text
 
 
 def test_second_process_is_turned_away_while_the_first_is_at_work(place: Path) -> None:

@@ -111,7 +111,7 @@ def test_a_file_that_is_not_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert spex("--help") == 0
     listed = capsys.readouterr().out
-    for command in ("demo", "plan", "run", "submit", "status"):
+    for command in ("demo", "plan", "run", "submit", "status", "doctor"):
         assert command in listed
         assert spex(command, "--help") == 0
         assert f"spex {command} " in capsys.readouterr().out.replace("\n", " ")

@@ -191,7 +191,8 @@ def test_areas_are_rounded_to_three_digits(area_ha: float, text: str) -> None:
 
 
 def test_shares_never_round_to_nothing_or_everything() -> None:
-    assert [format_share(s) for s in (0.0004, 0.0123, 0.5, 0.9949, 1.0)] == [
+    assert [format_share(s) for s in (0.0, 0.0004, 0.0123, 0.5, 0.9949, 1.0)] == [
+        "0%",
         "less than 1%",
         "1%",
         "50%",

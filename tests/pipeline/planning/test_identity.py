@@ -140,6 +140,8 @@ RUN_FILE: dict[str, list[Trial]] = {
     "regions.name_field": [nothing({"regions": {"name_field": "title"}})],
     "regions.grid_km": [nothing({"regions": {"grid_km": 1}})],
     "regions.max_regions": [nothing({"regions": {"max_regions": 7}})],
+    "regions.layer": [nothing({"regions": {"layer": "fields"}})],  # what it chooses is in the areas
+    "regions.where": [nothing({"regions": {"where": "id = 'a'"}})],
     "publish.clip": [pixels({"publish": {"clip": False}})],
     "publish.collection_id": [nothing({"publish": {"collection_id": "other"}})],
     "publish.overview_resampling": [nothing({"publish": {"overview_resampling": "nearest"}})],

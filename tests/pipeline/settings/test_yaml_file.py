@@ -132,7 +132,11 @@ def test_a_text_that_looks_like_no_date_is_text(tmp_path: Path) -> None:
         ),
         (EvaluationConfig, {"sources": [{"chips": {"foldr": "x"}}]}, r"sources.0.chips.foldr: .* mean folder\?"),
         (EvaluationConfig, {"sources": [{"dataset": {"name": "a", "rot": "x"}}]}, r"dataset.rot: .* mean root\?"),
-        (RunConfig, {"regions": {"zzz": 1}}, r"regions.zzz: .*; there are grid_km, id_field, max_regions, name_field"),
+        (
+            RunConfig,
+            {"regions": {"zzz": 1}},
+            r"regions.zzz: .*; there are grid_km, id_field, layer, max_regions, name_field, where",
+        ),
     ],
 )
 def test_an_unknown_setting_is_answered_with_a_likely_one(
