@@ -33,6 +33,14 @@ class NoCatalogError(CatalogError, BadInputError):
     """There is no catalog where the run file says; the message names the address."""
 
 
+class CatalogAddressError(CatalogError, BadInputError):
+    """``source.url`` and ``source.collection`` contradict each other, or the address is of something else."""
+
+
+class IncompleteSearchError(CatalogError):
+    """The server says that it has more items than it gives; the message has both numbers."""
+
+
 class NoScenesError(CatalogError, BadInputError):
     """The search found nothing to map; the message says what to widen."""
 
