@@ -102,10 +102,11 @@ class _Walk:
     size: int
     """Items asked for in a page."""
     pages: int = 0
+    """With something new."""
     last_length: int = 0
-    """Of the last page with something new."""
+    """Of the last of them."""
     given: int = 0
-    """Features of pages with something new, repeated ones too."""
+    """Features of them, repeated ones too."""
     keys: set[Key] = field(default_factory=set)
     counted: int | None = None
     """By the server."""
@@ -127,11 +128,13 @@ class _Walk:
         """True if there may be more although nothing says so: a page that is full, or full to a round number."""
         if self.pages > 1:
             return not self.ended and self.last_length >= self.first_length
+        if self.given == 0:
+            return False
         if cap is not None:
             return self.given >= cap
         if self.counted is not None:
             return self.given >= max(self.size, 10)
-        return self.given > 0 and (self.given >= self.size or self.given % 10 == 0)
+        return not self.ended or self.given >= self.size or self.given % 10 == 0
 
 
 class _Search:
@@ -148,6 +151,8 @@ class _Search:
         self._finest: dt.timedelta | None = _SECOND
         """Shortest period that the server can be asked for; None if it ignores dates."""
         self._counts_by_date = True
+        self._links_lead_on = True
+        self._pages_unlinked = True
 
     def whole(self, question: Question) -> None:
         """Searches one box for the whole time."""
@@ -204,7 +209,8 @@ class _Search:
             return
         if walk.refusal is not None and walk.refusal.kind is Kind.FINAL:
             raise self._failed(walk.refusal, walk.counted)
-        middle = self._middle(question)
+        # Whether very few items are all that there are is not worth very many requests.
+        middle = self._middle(question, _DAY if not short and walk.given < 10 else _SECOND)
         if (short or middle is None) and self._page_on(walk):
             keys |= walk.keys
             return
@@ -236,7 +242,7 @@ class _Search:
             )
         elif not walk.is_short():
             self.notes.append(
-                f"the server gave {len(walk.keys)} items, a full page, without a count or a link to more: whether "
+                f"the server gave {len(walk.keys)} items, without a count or a usable link to more: whether "
                 "there are more cannot be known"
             )
 
@@ -249,7 +255,6 @@ class _Search:
         asked = {ask.key}
         empty = repeated = 0
         while True:
-            walk.pages += 1
             if self._counts_by_date and page.counted is not None:
                 walk.counted = max(page.counted, walk.counted or 0)
             if self._take(page, walk, question):
@@ -262,7 +267,9 @@ class _Search:
             if following is None:
                 walk.ended = True
                 return walk
-            if following.key in asked or repeated >= MAX_REPEATED_PAGES:
+            if following.key in asked or repeated >= MAX_REPEATED_PAGES or not self._links_lead_on:
+                # The last page may link itself; or the server hears no links.
+                self._links_lead_on = self._links_lead_on and (walk.pages != 1 or not repeated)
                 return walk
             if empty >= MAX_EMPTY_PAGES:
                 text = f"{empty} empty pages in a row, each with a link to another"
@@ -277,7 +284,7 @@ class _Search:
 
     def _page_on(self, walk: _Walk) -> bool:
         """Pages on without links; True if that brought what was missing."""
-        if walk.refusal is not None:
+        if walk.refusal is not None or not self._pages_unlinked:
             return False
         before = len(walk.keys)
         for way in ("offset", "startindex", "page", "token"):
@@ -289,9 +296,9 @@ class _Search:
                     break
                 if not self._take(page, walk):
                     break
-                walk.pages += 1
             if len(walk.keys) > before:
                 return not walk.is_short()
+        self._pages_unlinked = False
         return False
 
     def _take(self, page: Page, walk: _Walk, question: Question | None = None) -> bool:
@@ -314,14 +321,15 @@ class _Search:
             )
         if len(walk.keys) == before:
             return False
+        walk.pages += 1
         walk.given += page.length
         walk.last_length = page.length
         return True
 
-    def _middle(self, question: Question) -> dt.datetime | None:
-        """Where a period is cut in two; None if it cannot be."""
+    def _middle(self, question: Question, finest: dt.timedelta = _SECOND) -> dt.datetime | None:
+        """Where a period is cut in two; None if it cannot be, or is short enough."""
         begin, end = question.begin, question.end
-        if self._finest is None or end - begin <= self._finest:
+        if self._finest is None or end - begin <= max(finest, self._finest):
             return None
         middle = begin + (end - begin) / 2
         if end - begin > _DAY:
