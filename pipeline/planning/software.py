@@ -63,7 +63,6 @@ WITHOUT_EFFECT: dict[str, str] = {
     "dask": "runs the reads of stackstac; does no arithmetic",
     "zarr": "stores finished pixels without loss, checked by sha256",
     "pystac": "the scenes found are in the identity",
-    "pystac-client": "the scenes found are in the identity",
     "planetary-computer": "signs the same files",
     "requests": "fetches documents, whose content is in the identity",
     "urllib3": "fetches documents, whose content is in the identity",

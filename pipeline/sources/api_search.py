@@ -44,6 +44,17 @@ class Completeness:
     """What was asked otherwise, or cannot be known."""
 
 
+def together(parts: Sequence[Completeness]) -> Completeness:
+    """Of several searches; what is not known of one is not known of all. Static catalogs count nothing."""
+    asked = [part for part in parts if part != Completeness()]
+    counts = [part.counted for part in asked]
+    return Completeness(
+        received=sum(part.received for part in asked),
+        counted=None if None in counts else sum(count or 0 for count in counts),
+        notes=tuple(dict.fromkeys(note for part in asked for note in part.notes)),
+    )
+
+
 @dataclass(frozen=True)
 class ApiItems:
     """What a search gave."""
@@ -176,7 +187,8 @@ class _Search:
             return False
         try:
             page = self.server.unfiltered_page(question, 20)
-        except Refusal:
+        except Refusal as refusal:
+            self.notes.append(f"whether the server's cloud filter leaves out more than clouds is not known: {refusal}")
             return False
         if any(map(_lacks_cloud_cover, page.features)):
             self.notes.append(
@@ -240,7 +252,7 @@ class _Search:
                 "a usable link to more; neither page numbers nor shorter dates bring the rest. Search a smaller "
                 "region or shorter dates, or another catalog"
             )
-        elif not walk.is_short():
+        elif walk.counted is None:
             self.notes.append(
                 f"the server gave {len(walk.keys)} items, without a count or a usable link to more: whether "
                 "there are more cannot be known"

@@ -17,6 +17,8 @@ from pipeline.sources.local_files import catalog_file
 
 MAX_DOCUMENTS = 200_000
 """Most files read in one walk; guards against catalogs without end."""
+_FOLLOWED = ("child", "item", "items")
+"""Links of a catalog or collection that lead to items."""
 
 
 def located(location: str) -> str:
@@ -90,6 +92,8 @@ def walk(
         CatalogError: More than ``MAX_DOCUMENTS`` documents.
     """
     _check_root(root, location)
+    if _kind(root) in ("Catalog", "Collection") and not any(_linked(root, _FOLLOWED)):
+        problems.append((location, f"{hrefs.shown(location)} links no {', '.join(_FOLLOWED[:-1])} or {_FOLLOWED[-1]}"))
     queue: deque[tuple[Any, str]] = deque([(root, location)])
     seen = {location}
     while queue:
@@ -161,7 +165,7 @@ def _linked(document: Mapping[str, Any], rels: tuple[str, ...]) -> Iterator[Mapp
 
 
 def _links(document: dict[str, Any], where: str, door: hrefs.Door, problems: list[tuple[str, str]]) -> Iterator[str]:
-    followed = {"Feature": (), "FeatureCollection": ("next",)}.get(str(_kind(document)), ("child", "item", "items"))
+    followed = {"Feature": (), "FeatureCollection": ("next",)}.get(str(_kind(document)), _FOLLOWED)
     for link in _linked(document, followed):
         if str(link.get("method") or "GET").upper() != "GET":
             raise CatalogAddressError(

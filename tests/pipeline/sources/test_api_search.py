@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipeline.sources.http as pipeline_http
-from pipeline.errors import BadInputError, CatalogError, IncompleteSearchError
+from pipeline.errors import BadInputError, CatalogError, IncompleteSearchError, NoScenesError
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import api_negotiation
 from pipeline.sources.catalog import ItemSearch, find_items, find_scenes
@@ -286,6 +286,17 @@ def test_a_cloud_filter_leaves_out_no_item_that_does_not_say(part: str, methods:
     assert found_ids(search) == expected()
     assert any("do not say eo:cloud_cover" in note for note in search.completeness.notes) == bool(lacking)
     assert dict(search.dropped) == ({"are cloudier than source.max_cloud_cover": 9} if lacking else {})
+
+
+def test_a_filter_that_could_not_be_checked_is_told() -> None:
+    with serve(StacServer(ITEMS, conformance=("query",), fails_after=1)) as server:
+        search = find(f"{server.url}/v1", max_cloud_cover=40)
+    assert found_ids(search) == expected()
+    assert any("is not known" in note for note in search.completeness.notes)
+    with serve(StacServer([], conformance=("query",), fails_after=1)) as server:
+        config = SourceConfig.model_validate({"url": f"{server.url}/v1", "max_cloud_cover": 40})
+        with pytest.raises(NoScenesError, match=r"returned no items.*cloud filter .* is not known"):
+            find_scenes(config, REGION, day("2026-06-01"), day("2026-06-30"))
 
 
 @pytest.mark.parametrize("part", ["query", "filter"])
