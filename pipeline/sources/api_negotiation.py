@@ -70,13 +70,14 @@ class Negotiation:
                 raise
             return self.ask(ask, patient=refusal.kind is Kind.HEAVY and self.size == 1)
 
-    def unfiltered_page(self, question: Question, size: int) -> Page:
-        """A first page without the cloud filter.
+    def small_page(self, question: Question, size: int) -> tuple[Page, Ask]:
+        """A first page of at most ``size`` items, without the cloud filter, and the request that brought it.
 
         Raises:
             Refusal: There is none.
         """
-        return self.ask(replace(question, cloud_filter="").ask(*self._ways[0], min(size, self.size)))
+        ask = replace(question, cloud_filter="").ask(*self._ways[0], min(size, self.size))
+        return self.ask(ask), ask
 
     def ask(self, ask: Ask, *, patient: bool = False) -> Page:
         """One request, counted.

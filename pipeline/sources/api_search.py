@@ -138,14 +138,14 @@ class _Walk:
     def is_doubtful(self, cap: int | None) -> bool:
         """True if there may be more although nothing says so: a page that is full, or full to a round number."""
         if self.pages > 1:
-            return not self.ended and self.last_length >= self.first_length
+            return not self.ended and self.refusal is None and self.last_length >= self.first_length
         if self.given == 0:
             return False
         if cap is not None:
             return self.given >= cap
-        if self.counted is not None:
-            return self.given >= max(self.size, 10)
-        return not self.ended or self.given >= self.size or self.given % 10 == 0
+        # Some servers count the page only.
+        full = self.given >= (self.size if self.counted is None else max(self.size, 10))
+        return full or not self.ended or self.given % 10 == 0
 
 
 class _Search:
@@ -162,6 +162,8 @@ class _Search:
         self._finest: dt.timedelta | None = _SECOND
         """Shortest period that the server can be asked for; None if it ignores dates."""
         self._counts_by_date = True
+        self._links_pages: bool | None = None
+        """Whether the server has linked a page to another; None where none had to be."""
         self._links_lead_on = True
         self._pages_unlinked = True
 
@@ -186,7 +188,7 @@ class _Search:
         if not self.server.cloud_filter or any(map(_lacks_cloud_cover, self.items.values())):
             return False
         try:
-            page = self.server.unfiltered_page(question, 20)
+            page, _ = self.server.small_page(question, 20)
         except Refusal as refusal:
             self.notes.append(f"whether the server's cloud filter leaves out more than clouds is not known: {refusal}")
             return False
@@ -217,7 +219,7 @@ class _Search:
         """
         keys |= walk.keys
         short = walk.is_short()
-        if not short and not walk.is_doubtful(cap):
+        if not short and not walk.is_doubtful(cap) and (cap is not None or not self._may_lack_links(walk, question)):
             return
         if walk.refusal is not None and walk.refusal.kind is Kind.FINAL:
             raise self._failed(walk.refusal, walk.counted)
@@ -241,7 +243,7 @@ class _Search:
         self._give_up(walk, question, keys, cap)
 
     def _give_up(self, walk: _Walk, question: Question, keys: set[Key], cap: int | None) -> None:
-        if walk.refusal is not None:
+        if walk.refusal is not None and walk.is_short():
             if not self.server.halve(walk.refusal):
                 raise self._failed(walk.refusal, walk.counted)
             self._complete(self._walk(question), question, keys, cap)
@@ -279,6 +281,7 @@ class _Search:
             if following is None:
                 walk.ended = True
                 return walk
+            self._links_pages = True
             if following.key in asked or repeated >= MAX_REPEATED_PAGES or not self._links_lead_on:
                 # The last page may link itself; or the server hears no links.
                 self._links_lead_on = self._links_lead_on and (walk.pages != 1 or not repeated)
@@ -293,6 +296,18 @@ class _Search:
             except Refusal as refusal:
                 walk.refusal = refusal
                 return walk
+
+    def _may_lack_links(self, walk: _Walk, question: Question) -> bool:
+        """True if a server that counts nothing does not even link the second of several items, asked for one."""
+        if walk.counted is not None or walk.given < 2:
+            return False
+        if self._links_pages is None:
+            try:
+                page, ask = self.server.small_page(question, 1)
+            except Refusal:
+                return False
+            self._links_pages = next_ask(page, ask) is not None
+        return not self._links_pages
 
     def _page_on(self, walk: _Walk) -> bool:
         """Pages on without links; True if that brought what was missing."""

@@ -98,6 +98,7 @@ COMPLETE = {
     "no link, token": Manners(link="none", unlinked="token", max_page=20),
     "no link": Manners(link="none", max_page=20),
     "no link, no count": Manners(link="none", max_page=20, count=None),
+    "no link, no count, seven in a page": Manners(link="none", max_page=7, count=None),
     "no link, few in a page": Manners(link="none", max_page=3),
     "broken link": Manners(link="broken", max_page=20),
     "token not heard": Manners(link="deaf", max_page=20),
@@ -327,7 +328,7 @@ def test_a_plan_knows_what_the_server_counts() -> None:
     assert (found.completeness.received, found.completeness.counted) == (57, 57)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(0, 40),
     manners=st.builds(
