@@ -116,7 +116,11 @@ class Negotiation:
             self.notes.append("the server refuses the cloud filter, and was asked without it")
             return True
         if refusal.kind is Kind.FIELDS:
-            return self._other_way()
+            if self._other_way():
+                return True
+            # Some do not say that it is the size of the page.
+            self.size, smaller = min(self.size, 10 if self.size > 10 else 1), self.size > 1
+            return smaller and not self._answered
         if refusal.kind is not Kind.LIMIT and not self._patient:
             self._patient = True
             return True

@@ -96,7 +96,7 @@ def search_api(
     questions = [Question(collection, box, begin, end, max_cloud_cover) for box in boxes]
     for question in questions:
         search.whole(question)
-    if search.filter_drops_items(questions[0]):
+    if any(map(search.filter_drops_items, questions)):
         search.start_again_without_filter()
         for question in questions:
             search.whole(question)
@@ -218,6 +218,8 @@ class _Search:
             CatalogError: It cannot be brought.
         """
         keys |= walk.keys
+        if walk.counted is not None and walk.counted < len(walk.keys):
+            walk.counted = None  # of the page, or guessed
         short = walk.is_short()
         if not short and not walk.is_doubtful(cap) and (cap is not None or not self._may_lack_links(walk, question)):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from typing import Any
 
 import pytest
@@ -61,6 +62,7 @@ TOO_LARGE = {
     "limit named": error(400, code="InvalidParameterValue", description="limit must be <= 20"),
     "limit validated": error(422, detail=[{"loc": ["body", "limit"], "msg": "ensure this value is less than 21"}]),
     "cut short": Response(200, b'{"type": "FeatureCollection", "features": [{"id": "a", "pro'),
+    "refused without a word": Response(400),
     "nothing": Response(200, b""),
     "a page of a proxy": Response(200, b"<html>timeout</html>"),
     "broken connection": Response(0),
@@ -141,6 +143,7 @@ INCOMPLETE = {
         Manners(max_page=20, fails_after=2),
         "failed after 40 items of the 57 that the server counts|failed after 40 items",
     ),
+    "dies on the way, counts pages": (Manners(max_page=20, fails_after=2, count="page"), "failed after 40 items: "),
     "always too large": (Manners(max_page=0, too_large=TOO_LARGE["bad gateway"]), "failed: HTTP 502 .*Internal server"),
     "always says too large": (
         Manners(max_page=0, too_large=TOO_LARGE["limit named"]),
@@ -189,6 +192,26 @@ def test_a_page_that_is_too_large_is_halved_at_once_and_only_once() -> None:
         find(f"{server.url}/v1")
         sizes = [r.body["limit"] for r in searches(server)]
     assert sizes == [100, 50, 25, 50, 25, 25]
+
+
+def test_an_answer_that_is_too_long_is_asked_for_in_smaller_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_http, "MAX_DOCUMENT_BYTES", 40_000)
+    with serve(StacServer(ITEMS)) as server:
+        assert found_ids(find(f"{server.url}/v1")) == expected()
+
+
+def test_a_server_that_is_too_slow_for_a_page_is_asked_for_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline_http, "TIMEOUT_S", (1.0, 0.3))
+    api = StacServer(ITEMS)
+
+    def answer(request: Request) -> Response:
+        if request.method == "POST" and request.body["limit"] > 30:
+            time.sleep(0.6)
+        return api(request)
+
+    with serve(answer) as server:
+        assert found_ids(find(f"{server.url}/v1")) == expected()
+        assert [r.body["limit"] for r in searches(server)] == [100, 25, 25, 25]
 
 
 def test_pages_are_large_again_after_an_outage() -> None:
