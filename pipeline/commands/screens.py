@@ -18,7 +18,7 @@ from pipeline.mapstore.status import RunState
 from pipeline.planning.estimate import PlanSummary
 from pipeline.records.result import RunResult
 from pipeline.settings.run_file import RunConfig
-from pipeline.sources.api_search import Completeness
+from pipeline.sources.completeness import Completeness
 from pipeline.sources.united import CatalogShare
 
 if TYPE_CHECKING:

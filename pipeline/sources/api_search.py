@@ -17,6 +17,7 @@ from pipeline.sources.api_address import Api
 from pipeline.sources.api_negotiation import Negotiation
 from pipeline.sources.api_paging import Question, further_asks, next_ask
 from pipeline.sources.api_requests import Ask, Kind, Page, Refusal
+from pipeline.sources.completeness import Completeness
 from pipeline.sources.hrefs import Door, shown
 from pipeline.sources.items import parse_datetime
 
@@ -30,29 +31,6 @@ _SECOND = dt.timedelta(seconds=1)
 _DAY = dt.timedelta(days=1)
 Box = tuple[float, float, float, float]
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True)
-class Completeness:
-    """Whether a search gave all that there is."""
-
-    received: int = 0
-    """Different items that the server gave."""
-    counted: int | None = None
-    """Items that the server itself counts; None where it does not say."""
-    notes: tuple[str, ...] = ()
-    """What was asked otherwise, or cannot be known."""
-
-
-def together(parts: Sequence[Completeness]) -> Completeness:
-    """Of several searches; what is not known of one is not known of all. Static catalogs count nothing."""
-    asked = [part for part in parts if part != Completeness()]
-    counts = [part.counted for part in asked]
-    return Completeness(
-        received=sum(part.received for part in asked),
-        counted=None if None in counts else sum(count or 0 for count in counts),
-        notes=tuple(dict.fromkeys(note for part in asked for note in part.notes)),
-    )
 
 
 @dataclass(frozen=True)

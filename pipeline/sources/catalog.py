@@ -28,7 +28,8 @@ from pipeline.records.scene import Scene
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import hrefs, static_catalog
 from pipeline.sources.api_address import Api, open_catalog
-from pipeline.sources.api_search import Completeness, item_key, search_api, together
+from pipeline.sources.api_search import item_key, search_api
+from pipeline.sources.completeness import Completeness, together
 from pipeline.sources.http import retry_policy, session
 from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_id, normalise_item, one_item
 from pipeline.sources.providers import PROVIDERS
