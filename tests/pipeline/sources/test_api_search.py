@@ -11,10 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import pipeline.sources.http as pipeline_http
-from pipeline.errors import BadInputError, CatalogError, IncompleteSearchError, NoScenesError
+from pipeline.commands import screens
+from pipeline.errors import CatalogError, IncompleteSearchError, NoScenesError
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import api_negotiation
 from pipeline.sources.catalog import ItemSearch, find_items, find_scenes
+from pipeline.sources.completeness import Completeness, together
 from pipeline.sources.http import retry_policy
 from tests.pipeline.loopback_server import Request, Response, Server, json_response, serve
 from tests.pipeline.sources.test_catalog import REGION, item
@@ -271,29 +273,6 @@ def test_pages_without_end_end(endless: str) -> None:
         assert len(server.requests) < 80
 
 
-@pytest.mark.parametrize("path", ["", "/", "/collections/{}", "/collections/{}/", "/collections/{}/items", "/search"])
-@pytest.mark.parametrize("query", ["", "?limit=10&collections=sentinel-2-l2a"])
-def test_an_address_below_the_root_is_searched_as_the_root_is(path: str, query: str) -> None:
-    other = item(9, id="S2A_T30UXB_l1c", collection="sentinel-2-l1c")
-    with serve(StacServer([*ITEMS, other], max_page=20)) as server:
-        search = find(f"{server.url}/v1{path.format('sentinel-2-l2a')}{query}", provider="generic")
-        assert all(r.method == "POST" for r in searches(server))
-    names_it = "{}" in path or (query and path == "/search")
-    assert found_ids(search) == expected(ITEMS if names_it else [*ITEMS, other])
-
-
-def test_a_collection_that_is_named_twice_differently_is_bad_input() -> None:
-    with serve(StacServer(ITEMS)) as server, pytest.raises(BadInputError, match=r"'sentinel-2-l2a'.*'other'"):
-        find(f"{server.url}/v1/collections/sentinel-2-l2a", collection="other")
-
-
-def test_one_page_of_a_search_whose_root_is_unknown_is_refused() -> None:
-    page = {"type": "FeatureCollection", "features": ITEMS[:3]}
-    page["links"] = [{"rel": "next", "href": "/x", "method": "POST", "body": {"token": "3"}}]
-    with serve(lambda _: json_response(page)) as server, pytest.raises(BadInputError, match="root of the STAC API"):
-        find(f"{server.url}/page")
-
-
 def without_cloud_cover(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**i, "properties": {k: v for k, v in i["properties"].items() if k != "eo:cloud_cover"}} for i in items]
 
@@ -380,3 +359,21 @@ def test_any_server_that_hears_dates_and_counts_gives_all(
         search = find(f"{server.url}/v1")
     assert found_ids(search) == expected(items)
     assert search.completeness.received == search.completeness.counted == count
+
+
+def test_several_searches_are_counted_together_as_far_as_all_are_counted() -> None:
+    static = Completeness()
+    assert together([static]) == static
+    counted = together([Completeness(3, 3, ("a",)), static, Completeness(2, 4, ("a", "b"))])
+    assert counted == Completeness(5, 7, ("a", "b"))
+    assert together([Completeness(3, 3), Completeness(2, None)]) == Completeness(5, None)
+
+
+@pytest.mark.parametrize(("count", "said"), [("numberMatched", "counts 57"), (None, "does not count them")])
+def test_a_plan_shows_what_the_server_counts(count: str | None, said: str) -> None:
+    with serve(StacServer(ITEMS, max_page=20, count=count)) as server:
+        assert (
+            screens._scenes_text(57, find(f"{server.url}/v1").completeness)
+            == f"57 of 57 items found; the server {said}"
+        )
+    assert screens._scenes_text(3, Completeness()) == "3"
