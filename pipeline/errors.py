@@ -37,6 +37,14 @@ class NothingMappedError(SpexError):
     """Everything was done and no pixel has a class (all cloud, nothing readable); the command line's exit code is 4."""
 
 
+class CatalogAddressError(CatalogError, BadInputError):
+    """``source.url`` and ``source.collection`` contradict each other, or the address is of something else."""
+
+
+class IncompleteSearchError(CatalogError):
+    """The server says that it has more items than it gives; the message has both numbers."""
+
+
 class NoScenesError(CatalogError, BadInputError):
     """The search found nothing to map; the message says what to widen."""
 

@@ -18,6 +18,7 @@ from pipeline.mapstore.status import RunState
 from pipeline.planning.estimate import PlanSummary
 from pipeline.records.result import RunResult
 from pipeline.settings.run_file import RunConfig
+from pipeline.sources.completeness import Completeness
 from pipeline.sources.united import CatalogShare
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         _line(console, f"skipped {item}: {reason}")
     for item, reason in prepared.search.superseded:
         _line(console, f"superseded {item}: {reason}")
+    for note in prepared.search.completeness.notes:
+        _line(console, f"search: {note}")
     _line(console, "")
     rows = {
         "run": summary.run_id,
@@ -55,7 +58,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         if summary.gap_share > 0
         else f"{format_area(summary.region_area_ha)}, covered by scenes everywhere",
         "maps": "; ".join(f"EPSG:{z.epsg} {z.width} x {z.height} px" for z in summary.zones),
-        "scenes": str(summary.scenes),
+        "scenes": _scenes_text(summary.scenes, prepared.search.completeness),
         **_catalogs(prepared.search.catalogs),
         "tiles": f"{summary.tiles} in {summary.blocks} blocks",
         "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
@@ -87,6 +90,13 @@ def _catalogs(catalogs: Sequence[CatalogShare]) -> dict[str, str]:
     }
 
 
+def _scenes_text(scenes: int, completeness: Completeness) -> str:
+    if not completeness.received:
+        return str(scenes)
+    counted = "does not count them" if completeness.counted is None else f"counts {completeness.counted}"
+    return f"{scenes} of {completeness.received} items found; the server {counted}"
+
+
 def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[str, Any]:
     """What ``spex plan --json`` prints."""
     return {
@@ -95,6 +105,9 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "scenes": [scene.id for scene in prepared.plan.scenes],
         "skipped_scenes": [list(pair) for pair in prepared.search.skipped],
         "catalogs": [dataclasses.asdict(catalog) for catalog in prepared.search.catalogs],
+        "items_found": prepared.search.completeness.received,
+        "items_counted_by_server": prepared.search.completeness.counted,
+        "search_notes": list(prepared.search.completeness.notes),
         "region_area_ha": summary.region_area_ha,
         "gap_share": summary.gap_share,
         "blocks": summary.blocks,

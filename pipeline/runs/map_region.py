@@ -107,6 +107,8 @@ def _tell(prepared: Prepared, progress: Progress) -> None:
     progress.say(f"run {plan.run_id}: {len(plan.scenes)} scenes, {tiles} tiles in {blocks} blocks")
     for note in prepared.region.notes:
         logger.warning("region: %s", note)
+    for note in search.completeness.notes:
+        logger.warning("search: %s", note)
     for item, reason in search.skipped:
         logger.warning("%s is not used: %s", item, reason)
 

@@ -1,23 +1,21 @@
 """Finds scenes: one search, frozen at once, checked again on this side, de-duplicated, sorted, normalised.
 
-Servers may ignore any filter (pystac-client only warns), may repeat items across pages, and may hold several
-processings of one acquisition; none of that reaches the plan.
+Servers may ignore any filter, may repeat items across pages, and may hold several processings of one acquisition; none
+of that reaches the plan.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pystac_client
 import shapely
-from pystac_client.conformance import ConformanceClasses
 
 from pipeline.errors import (
+    CatalogAddressError,
     CatalogError,
     HrefError,
     NoCatalogError,
@@ -30,13 +28,13 @@ from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import SourceConfig
 from pipeline.sources import hrefs, static_catalog
+from pipeline.sources.api_address import Api, open_catalog
+from pipeline.sources.api_search import item_key, search_api
+from pipeline.sources.completeness import Completeness, together
 from pipeline.sources.http import retry_policy, session
 from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_id, normalise_item, one_item
 from pipeline.sources.providers import PROVIDERS
-from pipeline.sources.stac_api import DoorStacIO
 from pipeline.sources.united import CatalogShare, Offer, placed, unite
-
-PAGE_SIZE = 100
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,8 @@ class SceneSearch:
     """(reason, count) of items that the server returned although they do not match."""
     catalogs: tuple[CatalogShare, ...] = field(default=(), compare=False)
     """In order of preference."""
+    completeness: Completeness = field(default_factory=Completeness, compare=False)
+    """Items that the servers count and gave; known of APIs."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class ItemSearch:
     """Items that the catalog gave, before any check."""
     url: str
     collection: str | None
+    completeness: Completeness = field(default_factory=Completeness)
 
 
 def catalog_url(source: SourceConfig) -> str:
@@ -126,16 +127,26 @@ def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.dat
     door = hrefs.CatalogDoor(url, source.allowed_roots)
     collection = source.collection
     problems: list[tuple[str, str]] = []
+    completeness = Completeness()
     with session(door, retry_policy()) as http:
-        root = static_catalog.read_document(url, http)
-        if not isinstance(root, dict):
-            raise CatalogError(f"{url} is not a STAC catalog")
-        if _is_api(root):
+        api, root = open_catalog(url, http)
+        if api is not None:
             # A private mirror of a provider keeps the provider's collection id.
-            collection = source.collection or defaults.collection
-            returned = list(_search_api(url, door, source, collection, region, start, end))
+            collection = _named_collection(api, source) or defaults.collection
+            served = search_api(
+                api,
+                door,
+                collection,
+                search_boxes(region),
+                *_whole_days(start, end),
+                max_cloud_cover=source.max_cloud_cover,
+                max_items=20 * source.max_scenes + 1000,
+            )
+            returned = [FoundItem(feature, _api_base(feature, api.root)) for feature in served.features]
+            completeness = served.completeness
         else:
-            returned = [FoundItem(i, where) for i, where in static_catalog.walk(root, url, http, door, problems)]
+            place = static_catalog.located(url)
+            returned = [FoundItem(i, where) for i, where in static_catalog.walk(root, place, http, door, problems)]
             # A static catalog may call its scenes anything; a collection called as the provider calls it is it.
             if collection is None and any(c.item.get("collection") == defaults.collection for c in returned):
                 collection = defaults.collection
@@ -147,6 +158,7 @@ def find_items(source: SourceConfig, region: Region, start: dt.date, end: dt.dat
         returned=len(returned),
         url=url,
         collection=collection,
+        completeness=completeness,
     )
 
 
@@ -192,6 +204,7 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
             offers.append([_offer(found, one, door) for found in search.items])
     united = unite(offers)
     problems += united.unusable
+    completeness = together([search.completeness for search in answers])
     what = "; ".join(what_was_searched(search, region, start, end, source.max_cloud_cover) for search in answers)
     if len(united.scenes) > source.max_scenes:
         raise TooManyScenesError(
@@ -200,7 +213,8 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
         )
     if not united.scenes:
         none = NoUsableScenesError if problems else NoScenesError
-        raise none(f"{what}: {_why_none(sum(s.returned for s in answers), dropped, problems)}")
+        why = _why_none(sum(s.returned for s in answers), dropped, problems)
+        raise none("; ".join([f"{what}: {why}", *completeness.notes]))
     return SceneSearch(
         scenes=united.scenes,
         skipped=tuple(sorted(problems)),
@@ -210,6 +224,7 @@ def find_scenes(source: SourceConfig, region: Region, start: dt.date, end: dt.da
             replace(share, url=_shown(one), failure=str(search) if isinstance(search, CatalogError) else None)
             for one, share, search in zip(source.catalogs, united.shares, searches, strict=True)
         ),
+        completeness=completeness,
     )
 
 
@@ -235,60 +250,21 @@ def _none_answers(errors: Sequence[CatalogError]) -> CatalogError:
     return kind(f"none of the {len(errors)} catalogs answers: {'; '.join(map(str, errors))}")
 
 
-def _is_api(root: Mapping[str, Any]) -> bool:
-    links = root.get("links")
-    rels = [link.get("rel") for link in links if isinstance(link, dict)] if isinstance(links, list) else []
-    return "conformsTo" in root or "search" in rels
+def _named_collection(api: Api, source: SourceConfig) -> str | None:
+    if api.collection is not None and source.collection not in (api.collection, None):
+        raise CatalogAddressError(
+            f"source.url is the address of collection {api.collection!r}, but source.collection is "
+            f"{source.collection!r}: leave one of them out"
+        )
+    return api.collection or source.collection
 
 
-def _search_api(
-    url: str,
-    door: hrefs.Door,
-    source: SourceConfig,
-    collection: str | None,
-    region: Region,
-    start: dt.date,
-    end: dt.date,
-) -> Iterator[FoundItem]:
-    stac_io = DoorStacIO(door, retry_policy())
-    seen: set[tuple[Any, Any]] = set()
-    try:
-        with warnings.catch_warnings():
-            # What a server cannot filter is filtered on this side, so its missing conformance is no news.
-            warnings.simplefilter("ignore")
-            client = pystac_client.Client.open(url, stac_io=stac_io)
-            for bbox in search_boxes(region):
-                search = client.search(
-                    collections=[collection] if collection else None,
-                    bbox=bbox,
-                    datetime=f"{start.isoformat()}T00:00:00Z/{_end_of(end)}",
-                    limit=PAGE_SIZE,
-                    **_cloud_filter(client, source.max_cloud_cover),
-                )
-                for page in search.pages_as_dicts():
-                    fresh = [f for f in page.get("features") or () if isinstance(f, dict) and _key(f) not in seen]
-                    seen.update(_key(f) for f in fresh)
-                    if not fresh:
-                        # Some servers link a last page to itself without end.
-                        break
-                    yield from (FoundItem(feature, _api_base(feature, url)) for feature in fresh)
-                    if len(seen) > 20 * source.max_scenes + 1000:
-                        raise TooManyScenesError(
-                            f"{url} returns more than {len(seen) - 1} items; narrow the dates or the region"
-                        )
-    except CatalogError:
-        raise
-    except Exception as error:  # pystac-client lets through errors of several layers: HTTP, JSON, missing members
-        raise CatalogError(f"the STAC search at {url} failed: {type(error).__name__}: {error}") from error
-
-
-def _end_of(day: dt.date) -> str:
-    # Whole seconds, because not every server reads fractions; the client side check cuts off the next day's midnight.
-    return f"{day.isoformat()}T23:59:59Z" if day == dt.date.max else f"{day + dt.timedelta(days=1)}T00:00:00Z"
-
-
-def _key(feature: Mapping[str, Any]) -> tuple[Any, Any]:
-    return str(feature.get("collection")), str(feature.get("id"))
+def _whole_days(start: dt.date, end: dt.date) -> tuple[dt.datetime, dt.datetime]:
+    # What lies at the next day's midnight is cut off by the check on this side.
+    last = end if end == dt.date.max else end + dt.timedelta(days=1)
+    begin = dt.datetime.combine(start, dt.time(), dt.UTC)
+    time = dt.time(23, 59, 59) if end == dt.date.max else dt.time()
+    return begin, dt.datetime.combine(last, time, dt.UTC)
 
 
 def _api_base(feature: Mapping[str, Any], url: str) -> str:
@@ -296,17 +272,6 @@ def _api_base(feature: Mapping[str, Any], url: str) -> str:
         if isinstance(link, dict) and link.get("rel") == "self" and str(link.get("href")).startswith("http"):
             return str(link["href"])
     return url.rstrip("/") + "/"
-
-
-def _cloud_filter(client: Any, max_cloud_cover: float) -> dict[str, Any]:
-    if max_cloud_cover >= 100.0:
-        return {}
-    if client.conforms_to(ConformanceClasses.QUERY):
-        return {"query": {"eo:cloud_cover": {"lte": max_cloud_cover}}}
-    if client.conforms_to(ConformanceClasses.FILTER):
-        condition = {"op": "<=", "args": [{"property": "eo:cloud_cover"}, max_cloud_cover]}
-        return {"filter": condition, "filter_lang": "cql2-json"}
-    return {}
 
 
 def search_boxes(region: Region) -> tuple[tuple[float, float, float, float], ...]:
@@ -351,10 +316,10 @@ def _recheck(
             dropped["do not touch the region"] += 1
         elif cloud is not None and cloud > max_cloud_cover:
             dropped["are cloudier than source.max_cloud_cover"] += 1
-        elif _key(item) in seen:
+        elif item_key(item) in seen:
             dropped["are repeated"] += 1
         else:
-            seen.add(_key(item))
+            seen.add(item_key(item))
             matched.append(candidate)
     return matched, dropped
 

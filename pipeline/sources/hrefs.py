@@ -24,6 +24,7 @@ from pipeline.sources.hosts import (
     port_number,
     same_server,
 )
+from pipeline.sources.local_files import with_slashes, written_path
 
 WEB_SCHEMES = ("http", "https")
 BUCKET_SCHEMES = ("s3", "gs", "az")
@@ -177,6 +178,7 @@ def resolve(href: str, base: str) -> str:
     Raises:
         HrefError: It is neither a plain URL nor a plain path.
     """
+    href = with_slashes(href)
     check_plain(href)
     if is_url(href) or href[:5].lower() == "file:":
         return href
@@ -189,7 +191,7 @@ def resolve(href: str, base: str) -> str:
             return urljoin(base, href)
         except ValueError as error:
             raise HrefError(f"href {shown(href)} is not a plain URL or path: {error}") from error
-    return str(_real_path(base_path.parent / href, href))
+    return str(_real_path(written_path(base_path.parent, href), href))
 
 
 def check_plain(href: str) -> None:

@@ -194,14 +194,24 @@ def session(door: Door, retry: Retry | None = None) -> requests.Session:
     return http
 
 
-def get_json(http: requests.Session, url: str) -> Any:
-    """The JSON document at a URL.
+def get_content(http: requests.Session, url: str) -> bytes:
+    """The document at a URL.
 
     Raises:
         requests.RequestException: No answer, an HTTP error after all retries, or an answer without end.
         HrefError: The address, or one that it redirects to, may not be opened.
-        ValueError: Not JSON.
     """
     with http.get(url, timeout=TIMEOUT_S, stream=True) as response:
         response.raise_for_status()
-        return json.loads(response.content)
+        return response.content
+
+
+def get_json(http: requests.Session, url: str) -> Any:
+    """The JSON document at a URL.
+
+    Raises:
+        requests.RequestException: See :func:`get_content`.
+        HrefError: See :func:`get_content`.
+        ValueError: Not JSON.
+    """
+    return json.loads(get_content(http, url))

@@ -46,6 +46,7 @@ def serve(answer: Callable[[Request], Response]) -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # headers and body go out in two pieces
 
         def _answer(self) -> None:
             parts = urlsplit(self.path)

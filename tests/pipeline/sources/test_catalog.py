@@ -16,6 +16,7 @@ import pytest
 import shapely
 from shapely.geometry import mapping
 
+import pipeline.sources.api_negotiation as api_negotiation
 import pipeline.sources.catalog as catalog
 import pipeline.sources.http as pipeline_http
 from pipeline.errors import BadInputError, CatalogError, NoScenesError, TooManyScenesError
@@ -343,7 +344,7 @@ def rustac_api(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_real_stac_api_is_searched_with_paging(rustac_api: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "PAGE_SIZE", 4)
+    monkeypatch.setattr(api_negotiation, "PAGE_SIZE", 4)
     found = search(rustac_api, "2026-06-05", "2026-06-20")
     assert [scene.datetime.day for scene in found.scenes] == list(range(5, 21))
     assert found.scenes[0].self_href == f"{rustac_api}/collections/sentinel-2-l2a/items/{found.scenes[0].id}"

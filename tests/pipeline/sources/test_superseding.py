@@ -73,3 +73,60 @@ def test_an_unusable_item_yields_to_a_usable_older_one() -> None:
     kept, gone = supersede([old, new], {id(new): "no asset for B8A"})
     assert [i["id"] for i in kept] == ["S2A_31UFS_a"]
     assert gone == (("S2A_31UFS_b", "S2A_31UFS_a is used in its place: no asset for B8A"),)
+
+
+@pytest.mark.parametrize(
+    ("newer", "older", "count"),
+    [
+        (shapely.box(0, 0.0, 1, 0.8), shapely.box(0, 0.2, 1, 1), 2),  # most of it overlaps, and a fifth is its own
+        (shapely.box(0, 0.0, 1, 0.9), WHOLE, 2),
+        (WHOLE, shapely.box(0, 0.2, 1, 1), 1),
+        (WHOLE, shapely.box(0.001, -0.004, 1.004, 1.003), 1),  # traced anew
+        (shapely.box(0, 0, 1, 0.97), WHOLE, 2),
+        (shapely.box(0, 0, 1, 0.99), WHOLE, 1),
+    ],
+)
+def test_an_older_product_gives_way_only_where_newer_ones_cover_it(newer: Any, older: Any, count: int) -> None:
+    first = item("S2A_31UFS_a", where=older, created="2026-06-02T00:00:00Z")
+    second = item("S2A_31UFS_b", where=newer, created="2026-07-02T00:00:00Z")
+    assert len(kept_ids(first, second)) == count
+    assert "S2A_31UFS_b" in kept_ids(first, second)
+
+
+def test_the_parts_of_a_new_processing_cover_the_old_whole_together() -> None:
+    old = item("S2A_31UFS_a", **{"s2:processing_baseline": "04.00"})
+    parts = [
+        item(f"S2A_31UFS_{name}", where=box, **{"s2:processing_baseline": "05.11"})
+        for name, box in (("b", shapely.box(0, 0, 1, 0.6)), ("c", shapely.box(0, 0.4, 1, 1)))
+    ]
+    kept, gone = supersede([old, *parts], {})
+    assert [i["id"] for i in kept] == ["S2A_31UFS_b", "S2A_31UFS_c"]
+    assert gone == (("S2A_31UFS_a", "superseded by S2A_31UFS_c and S2A_31UFS_b, a newer processing"),)
+    assert kept_ids(old, parts[0]) == ["S2A_31UFS_a", "S2A_31UFS_b"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (("S2A_31UFS_a", {}), ("S2C_31UFS_a", {})),
+        (("x_31UFS_a", {"platform": "sentinel-2a"}), ("x_31UFS_b", {"platform": "Sentinel-2C"})),
+        (("S2A_MSIL2A_T31UFS_a", {"platform": "sentinel-2"}), ("S2C_MSIL2A_T31UFS_b", {"platform": "sentinel-2"})),
+    ],
+)
+def test_two_satellites_one_behind_the_other_are_two_observations(first: Any, second: Any) -> None:
+    one = item(first[0], "2026-06-01T10:30:00Z", **first[1])
+    other = item(second[0], "2026-06-01T10:30:31Z", **second[1])
+    assert len(kept_ids(one, other)) == 2
+
+
+def test_a_satellite_that_is_named_by_one_item_only_may_be_the_same() -> None:
+    named = item("S2A_31UFS_a", platform="sentinel-2a")
+    assert kept_ids(named, item("scene_31UFS_b", "2026-06-01T10:30:07Z")) == ["scene_31UFS_b"]
+
+
+def test_an_unusable_item_covers_nothing_that_can_be_used() -> None:
+    old = item("S2A_31UFS_a", where=shapely.box(0, 0, 1, 0.5), **{"s2:processing_baseline": "04.00"})
+    new = item("S2A_31UFS_b", **{"s2:processing_baseline": "05.11"})
+    kept, gone = supersede([old, new], {id(new): "no asset for B8A"})
+    assert [i["id"] for i in kept] == ["S2A_31UFS_a", "S2A_31UFS_b"]  # told as unusable: half of it is nobody else's
+    assert gone == ()
