@@ -36,14 +36,14 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunResult:
 
 
 def plan(config: RunConfig) -> MapPlan:
-    """Searches the catalog and decides everything a run will do; reads no pixel and writes nothing.
+    """Searches the catalog and decides everything a run will do; reads a few pixels of every scene.
 
     Raises:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
         CatalogError: The catalog does not answer.
     """
     from pipeline.outputs.output_folder import check_output
-    from pipeline.planning.prepare import prepare
+    from pipeline.runs.preparation import prepare_run
 
     check_output(config.output, config.publish.collection_id)
-    return prepare(config).plan
+    return prepare_run(config).plan

@@ -44,6 +44,8 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         _line(console, f"... and {summary.scenes - MAX_ROWS} more scenes")
     for item, reason in prepared.search.skipped:
         _line(console, f"skipped {item}: {reason}")
+    for item, line in prepared.doubts:
+        _line(console, f"doubtful {item}: {line}")
     for item, reason in prepared.search.superseded:
         _line(console, f"superseded {item}: {reason}")
     _line(console, "")
@@ -93,6 +95,7 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "scenes": [scene.id for scene in prepared.plan.scenes],
         "skipped_scenes": [list(pair) for pair in prepared.search.skipped],
         "catalogs": [dataclasses.asdict(catalog) for catalog in prepared.search.catalogs],
+        "doubtful_scenes": [list(pair) for pair in prepared.doubts],
         "region_area_ha": summary.region_area_ha,
         "gap_share": summary.gap_share,
         "blocks": summary.blocks,
@@ -196,6 +199,11 @@ def _missing(result: RunResult, output: Path, console: Console) -> None:
         parts.append(f"parts of {result.incomplete_blocks} blocks")
     if result.skipped_scenes:
         parts.append(f"{len(result.skipped_scenes)} scenes")
+    for scene, line in result.doubtful_scenes[:MAX_ROWS]:
+        _line(console, f"doubtful: {scene}: {line}")
+    if not parts:
+        _line(console, f"doubtful: {len(result.doubtful_scenes)} scenes; see the report (exit code 3)")
+        return
     _line(console, f"missing: {', '.join(parts)}; see 'spex status {output}' and the report (exit code 3)")
 
 
