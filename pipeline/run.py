@@ -36,7 +36,7 @@ def run(config: RunConfig, progress: Progress | None = None) -> RunResult:
 
 
 def plan(config: RunConfig) -> MapPlan:
-    """Searches the catalog and decides everything a run will do; reads no pixel and writes nothing.
+    """Searches the catalog and decides everything a run will do; reads a few pixels of every scene.
 
     Raises:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
@@ -44,8 +44,8 @@ def plan(config: RunConfig) -> MapPlan:
     """
     from pipeline.machine.wheel_data import leave_out_foreign_data
     from pipeline.outputs.output_folder import check_output
-    from pipeline.planning.prepare import prepare
+    from pipeline.runs.preparation import prepare_run
 
     leave_out_foreign_data()
     check_output(config.output, config.publish.collection_id)
-    return prepare(config).plan
+    return prepare_run(config).plan

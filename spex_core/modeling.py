@@ -214,7 +214,8 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             Scores ``[B, K, H, W]`` that sum to 1 over K, and B x K texts (none for ``"none"``).
 
         Raises:
-            ModelInputError: Wrong bands, dtype, size, NaN, or a prompt that exceeds the model's context.
+            ModelInputError: Wrong bands, dtype, size, NaN, values that cannot be reflectance, or a prompt that exceeds
+                the model's context.
         """
         if self.processor is None:
             raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")

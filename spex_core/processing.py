@@ -21,6 +21,7 @@ from spex_core.indices import with_either_near_infrared
 from spex_core.legend import Legend, LegendClass
 from spex_core.priors import MIN_OBJECT_PX, AttributeRecord, candidate_masks, region_attributes
 from spex_core.prompts import END_OF_TURN, PUBLISHED_DIGITS, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
+from spex_core.reflectance import check_reflectance
 
 
 @dataclass
@@ -96,7 +97,7 @@ class SpexProcessor(ProcessorMixin):
         return processor
 
     def check_pixels(self, pixel_values: Tensor, bands: int | None = None) -> None:
-        """Raises :class:`ModelInputError` unless ``pixel_values`` is a finite float ``[B, C, H, W]`` of this model.
+        """Raises :class:`ModelInputError` unless ``pixel_values`` is reflectance ``[B, C, H, W]`` in the model's bands.
 
         Args:
             pixel_values: To be checked.
@@ -118,8 +119,7 @@ class SpexProcessor(ProcessorMixin):
         height, width = pixel_values.shape[-2:]
         if height == 0 or height % LARGEST_STRIDE or width == 0 or width % LARGEST_STRIDE:
             raise ModelInputError(f"tile is {height} x {width} px; both sides must be multiples of {LARGEST_STRIDE}")
-        if not torch.isfinite(pixel_values).all():
-            raise ModelInputError("pixel_values holds NaN or infinity; fill missing pixels before the model sees them")
+        check_reflectance(pixel_values)
 
     def questions(
         self, reflectance: npt.NDArray[np.float32], legend: Legend, *, max_records: int | None = None

@@ -23,6 +23,7 @@ from spex_core.encoder import channels_of
 from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.masking import MaskingParts
+from spex_core.reflectance import check_reflectance
 
 if TYPE_CHECKING:
     from spex_core.modeling import SpexForLandCover
@@ -58,10 +59,9 @@ class WordMasks(MaskingParts, nn.Module):
             bands: What the C channels are, if not the model's own bands in order.
 
         Raises:
-            ModelInputError: Pixels that are not finite, or a band that stands for no channel.
+            ModelInputError: Pixels that are not finite or no reflectance, or a band that stands for no channel.
         """
-        if not torch.isfinite(pixel_values).all():
-            raise ModelInputError("pixel_values holds NaN or infinity; fill missing pixels before the model sees them")
+        check_reflectance(pixel_values)
         wavelengths = samplings = None
         if bands is not None:
             if not self.config.band_encoding:

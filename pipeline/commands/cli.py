@@ -75,7 +75,7 @@ def demo(
 
 @app.command()
 def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
-    """Says what a run will read, cover and cost, and writes its plan.json; reads no pixel.
+    """Says what a run will read, cover and cost, and writes its plan.json; reads few pixels.
 
     Example: spex plan workflows/examples/earth_search.yaml
     """
@@ -83,14 +83,14 @@ def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
     from pipeline.outputs.output_folder import check_output
     from pipeline.planning.estimate import summarise
     from pipeline.planning.plan_file import write_plan
-    from pipeline.planning.prepare import prepare
     from pipeline.planning.rates import known_rates, run_kind
+    from pipeline.runs.preparation import prepare_run
 
     config = _config(file, output)
     check_output(config.output, config.publish.collection_id)
     with _progress(as_json) as progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare(config)
+        prepared = prepare_run(config)
         rates = (
             known_rates(run_kind(config, prepared.plan, prepared.fingerprint))
             if config.compute.address is None

@@ -47,6 +47,8 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         _line(console, f"region: {note}")
     for item, reason in prepared.search.skipped:
         _line(console, f"skipped {item}: {reason}")
+    for item, line in prepared.doubts:
+        _line(console, f"doubtful {item}: {line}")
     for item, reason in prepared.search.superseded:
         _line(console, f"superseded {item}: {reason}")
     for note in prepared.search.completeness.notes:
@@ -108,6 +110,7 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "items_found": prepared.search.completeness.received,
         "items_counted_by_server": prepared.search.completeness.counted,
         "search_notes": list(prepared.search.completeness.notes),
+        "doubtful_scenes": [list(pair) for pair in prepared.doubts],
         "region_area_ha": summary.region_area_ha,
         "gap_share": summary.gap_share,
         "blocks": summary.blocks,
@@ -211,6 +214,11 @@ def _missing(result: RunResult, output: Path, console: Console) -> None:
         parts.append(f"parts of {result.incomplete_blocks} blocks")
     if result.skipped_scenes:
         parts.append(f"{len(result.skipped_scenes)} scenes")
+    for scene, line in result.doubtful_scenes[:MAX_ROWS]:
+        _line(console, f"doubtful: {scene}: {line}")
+    if not parts:
+        _line(console, f"doubtful: {len(result.doubtful_scenes)} scenes; see the report (exit code 3)")
+        return
     _line(console, f"missing: {', '.join(parts)}; see 'spex status {output}' and the report (exit code 3)")
 
 

@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.errors
+import rasterio.warp
 from affine import Affine
-from rasterio.enums import MaskFlags, Resampling
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
@@ -30,6 +32,7 @@ from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
 from pipeline.imagery.open_files import OpenRaster, open_files
 from pipeline.imagery.raster_formats import opened_local
 from pipeline.imagery.remote_file import RemoteFileError, open_remote
+from pipeline.imagery.upsampling import upsample_bilinear
 from pipeline.records.utm import northing_shift_m
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
@@ -45,7 +48,10 @@ transformations along each piece it warps, so only equal pieces give equal pixel
 MAX_BLOCK_PX = 128 * 1024 * 1024
 """Largest tile or strip that is read, more than a whole untiled granule. A small file may promise a huge one."""
 _LATTICE_TOLERANCE_PX = 1e-3
+_WARP_RING_PX = 4
+"""Pixels around a cell that are read with it: neighbours for interpolation, and the bend of its edges."""
 _Float = npt.NDArray[np.float32]
+_Result = TypeVar("_Result")
 _given_up: dict[str, tuple[float, str]] = {}
 """href → (monotonic time, message)."""
 
@@ -69,7 +75,7 @@ class AssetReader:
         scale_offset: Any,
         gdal_env: Any = None,
         errors_as_nodata: Any = (),
-        nodata: Mapping[str, int] | None = None,
+        nodata: Mapping[str, float] | None = None,
         signer: Signer | None = None,
         door: hrefs.AssetDoor | None = None,
         attempts: int = ATTEMPTS,
@@ -92,17 +98,31 @@ class AssetReader:
         since, message = _given_up.get(self.url, (-math.inf, ""))
         if time.monotonic() - since < GIVEN_UP_S:
             raise ReadError(message)
+        return self._asked(lambda ds: self._read(ds, window), self.attempts, gdal_options(self.url), keep=True)
+
+    def read_once(self, read: Callable[[Any], _Result]) -> _Result:
+        """What a function reads of the open file, without patience: one attempt, and the file is closed again.
+
+        Args:
+            read: Gets the rasterio dataset, inside the environment for it.
+
+        Raises:
+            ReadError: The file may not be opened, or cannot be read now; names the unsigned href.
+        """
+        return self._asked(read, 1, {**gdal_options(self.url), "GDAL_HTTP_MAX_RETRY": 0}, keep=False)
+
+    def _asked(self, read: Callable[[Any], _Result], attempts: int, settings: dict[str, Any], keep: bool) -> _Result:
         scheme = self._checked_scheme()
         final = unanswered = False
-        for attempt in range(self.attempts):
+        for attempt in range(attempts):
             opened = self.signer.sign(self.url)
-            options = gdal_options(self.url)
+            options = dict(settings)
             if attempt and scheme in hrefs.BUCKET_SCHEMES:
                 # GDAL remembers failures of a URL; a retry has to ask the server again.
                 options["CPL_VSIL_CURL_NON_CACHED"] = f"/vsi{scheme}/{opened.partition('://')[2]}"
             try:
-                with rasterio.Env(**options), self._open(opened, options) as ds:
-                    return self._read(ds, window)
+                with rasterio.Env(**options), self._open(opened, options, keep) as ds:
+                    return read(ds)
             except (
                 rasterio.errors.RasterioError,
                 rasterio.errors.RasterioIOError,
@@ -113,11 +133,11 @@ class AssetReader:
                 reason = _reason(error).replace(opened, self.url)
                 final = self._is_final(error, reason)
                 unanswered = isinstance(error, RemoteFileError) and not final
-                if attempt + 1 == self.attempts or final:
+                if attempt + 1 == attempts or final:
                     message = f"{self.url} cannot be read: {reason}{self._advice(scheme, reason)}"
                     break
             time.sleep(BACKOFF_S * 2**attempt)
-        if hrefs.local_path(self.url) is None and (final or self.attempts >= ATTEMPTS):
+        if keep and hrefs.local_path(self.url) is None and (final or attempts >= ATTEMPTS):
             _given_up[self.url] = (time.monotonic(), message)
         # The cause is not chained: rasterio's errors do not pickle, and their text may hold a signature.
         raise (NoAnswerError if unanswered else ReadError)(message) from None
@@ -138,8 +158,8 @@ class AssetReader:
         return "file" if local else self.url.partition("://")[0].lower()
 
     @contextlib.contextmanager
-    def _open(self, opened: str, options: Mapping[str, Any]) -> Iterator[Any]:
-        """The dataset, opened now or before; closed after an error."""
+    def _open(self, opened: str, options: Mapping[str, Any], keep: bool) -> Iterator[Any]:
+        """The dataset, opened now or before; closed after an error, or where it is not to be kept."""
         path = hrefs.local_path(self.url)
         key = (opened, self.door, None if path is None else _state(path))
         raster = open_files.take(key) or self._opened(path, opened, options)
@@ -151,7 +171,7 @@ class AssetReader:
         except BaseException:
             raster.close()
             raise
-        if raster.dataset.driver == "VRT":  # its files may change without it
+        if raster.dataset.driver == "VRT" or not keep:  # the files of a VRT may change without it
             raster.close()
         else:
             open_files.keep(key, raster)
@@ -165,10 +185,7 @@ class AssetReader:
         return OpenRaster(rasterio.DatasetReader(opened, driver=list(DRIVERS_REMOTE), sharing=False))
 
     def _read(self, ds: Any, window: Window) -> _Float:
-        if ds.count != 1:
-            raise ReadError(f"{self.url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
-        if ds.crs is None:
-            raise ReadError(f"{self.url} has no projection")
+        check_single_band(ds, self.url)
         block_rows, block_cols = ds.block_shapes[0]
         if block_rows * block_cols > MAX_BLOCK_PX:
             raise ReadError(
@@ -232,16 +249,7 @@ class AssetReader:
         return np.ascontiguousarray(native[r : r + height, c : c + width])
 
     def _numbers(self, ds: Any, window: Window) -> _Float:
-        raw = ds.read(1, window=window)
-        empty = raw == self.nodata
-        if ds.nodata is not None and ds.nodata != self.nodata and not np.isnan(ds.nodata):
-            empty |= raw == ds.nodata
-        if MaskFlags.per_dataset in ds.mask_flag_enums[0]:
-            empty |= ds.read_masks(1, window=window) == 0
-        numbers: _Float = raw.astype(np.float32)
-        if empty.any():
-            numbers[empty] = np.nan
-        return numbers
+        return numbers_of(ds.read(1, window=window), ds, self.nodata, lambda: ds.read_masks(1, window=window))
 
     def _warp(self, ds: Any, row: int, col: int, height: int, width: int) -> _Float:
         grid = self.spec.transform
@@ -261,22 +269,62 @@ class AssetReader:
         return out
 
     def _warp_cell(self, ds: Any, row: int, col: int) -> _Float:
-        nodata = self.nodata if ds.nodata is None or np.isnan(ds.nodata) else ds.nodata
         grid = self.spec.transform
+        place = Affine(grid.a, 0.0, grid.c + col * grid.a, 0.0, grid.e, grid.f + row * grid.e)
+        if not self._one_nodata(ds):
+            return self._warp_numbers(ds, place)
         with WarpedVRT(
             ds,
             crs=f"EPSG:{self.spec.epsg}",
-            transform=Affine(grid.a, 0.0, grid.c + col * grid.a, 0.0, grid.e, grid.f + row * grid.e),
+            transform=place,
             width=WARP_CELL_PX,
             height=WARP_CELL_PX,
             resampling=self.resampling,
-            src_nodata=nodata,
+            src_nodata=self.nodata if ds.nodata is None or np.isnan(ds.nodata) else ds.nodata,
             nodata=np.nan,
             dtype="float32",
         ) as vrt:
             data: _Float = vrt.read(1)
         data[data == np.float32(self.nodata)] = np.nan
         return data
+
+    def _one_nodata(self, ds: Any) -> bool:
+        """True if one number marks every pixel that is none, so that GDAL can leave them out itself."""
+        kind = np.dtype(ds.dtypes[0])
+        if _has_mask(ds) or kind.kind not in "iu":
+            return False
+        limits = np.iinfo(kind)
+        return limits.min <= self.nodata <= limits.max and ds.nodata in (None, self.nodata)
+
+    def _warp_numbers(self, ds: Any, place: Affine) -> _Float:
+        """A cell warped from the file's own numbers, after its mask and every nodata value were taken out."""
+        out = np.full((WARP_CELL_PX, WARP_CELL_PX), np.nan, np.float32)
+        crs = f"EPSG:{self.spec.epsg}"
+        bounds = rasterio.warp.transform_bounds(crs, ds.crs, *array_bounds(WARP_CELL_PX, WARP_CELL_PX, place))
+        if not np.isfinite(bounds).all():
+            return out
+        to_pixel = ~ds.transform
+        corners = [to_pixel * (bounds[i], bounds[j]) for i in (0, 2) for j in (1, 3)]
+        columns, rows = zip(*corners, strict=True)
+        c0, r0 = (max(math.floor(min(v)) - _WARP_RING_PX, 0) for v in (columns, rows))
+        c1 = min(math.ceil(max(columns)) + _WARP_RING_PX, ds.width)
+        r1 = min(math.ceil(max(rows)) + _WARP_RING_PX, ds.height)
+        if c0 >= c1 or r0 >= r1:
+            return out
+        if (r1 - r0) * (c1 - c0) > MAX_BLOCK_PX:
+            raise ReadError(f"{self.url} has pixels far smaller than the map's; give the map a finer resolution_m")
+        rasterio.warp.reproject(
+            self._numbers(ds, Window(c0, r0, c1 - c0, r1 - r0)),
+            out,
+            src_transform=ds.transform * Affine.translation(c0, r0),
+            src_crs=ds.crs,
+            src_nodata=np.nan,
+            dst_transform=place,
+            dst_crs=crs,
+            dst_nodata=np.nan,
+            resampling=self.resampling,
+        )
+        return out
 
     def _is_final(self, error: BaseException, reason: str) -> bool:
         """True if asking again cannot help: no such file, no permission, not a raster, out of memory."""
@@ -297,6 +345,44 @@ class AssetReader:
         self.__dict__.update(state)
 
 
+def check_single_band(ds: Any, url: str) -> None:
+    """Raises :class:`ReadError` unless a dataset has a projection and one band, beside an alpha band perhaps."""
+    alpha = ds.count == 2 and ds.colorinterp[1] == ColorInterp.alpha
+    if ds.count != 1 and not alpha:
+        raise ReadError(f"{url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
+    if ds.crs is None:
+        raise ReadError(f"{url} has no projection")
+
+
+def numbers_of(raw: npt.NDArray[Any], ds: Any, nodata: float, mask: Callable[[], npt.NDArray[np.uint8]]) -> _Float:
+    """Numbers of a file as float32, NaN where they are no measurement.
+
+    The file's own mask, alpha band and nodata count whatever the metadata say, and theirs beside them.
+
+    Args:
+        raw: Of the file.
+        ds: The file.
+        nodata: What the metadata call so.
+        mask: Reads the file's mask of the same pixels; asked only where the file has one.
+    """
+    empty = raw == nodata
+    if ds.nodata is not None and ds.nodata != nodata and not np.isnan(ds.nodata):
+        empty |= raw == ds.nodata
+    if _has_mask(ds):
+        empty |= mask() == 0
+    if raw.dtype.kind == "f":
+        empty |= ~np.isfinite(raw)
+    numbers = raw.astype(np.float32)
+    if empty.any():
+        numbers[empty] = np.nan
+    return numbers
+
+
+def _has_mask(ds: Any) -> bool:
+    flags = ds.mask_flag_enums[0]
+    return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
+
+
 def _reason(error: BaseException) -> str:
     """The innermost message: GDAL's own words stand at the end of rasterio's chain of causes."""
     while error.__cause__ is not None:
@@ -311,53 +397,3 @@ def _state(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()  # opening it will tell
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def upsample_bilinear(native: _Float, ratio: int) -> _Float:
-    """Interpolates whole pixels onto a ``ratio`` times finer lattice and drops the outermost ring of pixels.
-
-    Neighbours without a value take no part (weights are renormalised), and a fine pixel is NaN exactly where the
-    pixel that holds it is NaN: no value grows into nodata and none is eaten by it.
-
-    Args:
-        native: float32 [h, w], NaN = none, with one ring of neighbours around the wanted pixels.
-        ratio: Fine pixels per native pixel, along each axis.
-
-    Returns:
-        float32 [(h - 2) * ratio, (w - 2) * ratio].
-    """
-    known = np.isfinite(native)
-    if known.all():
-        return _interpolate(native, ratio)
-    values = _interpolate(np.where(known, native, np.float32(0.0)), ratio)
-    weights = _interpolate(known.astype(np.float32), ratio)
-    missing = ~known[1:-1, 1:-1].repeat(ratio, axis=0).repeat(ratio, axis=1)
-    weights[missing] = np.nan
-    values /= weights
-    return values
-
-
-def _interpolate(native: _Float, ratio: int) -> _Float:
-    height, width = native.shape[0] - 2, native.shape[1] - 2
-    # Columns first: writing every other pixel of a row is slow, so it is done while there are few rows.
-    columns = np.empty((height + 2, width, ratio), np.float32)
-    _fill_phases(np.moveaxis(columns, -1, 0), native, (slice(None), slice(1, -1)))
-    wide = columns.reshape(height + 2, width * ratio)
-    out = np.empty((height, ratio, width * ratio), np.float32)
-    _fill_phases(np.moveaxis(out, 1, 0), wide, (slice(1, -1), slice(None)))
-    return out.reshape(height * ratio, width * ratio)
-
-
-def _fill_phases(phases: _Float, native: _Float, inner: tuple[slice, slice]) -> None:
-    """Values of the fine pixels of each phase, interpolated along the one axis that ``inner`` cuts."""
-    ratio = len(phases)
-    along = 0 if inner[0].start else 1
-    before, after = ((slice(None),) * along + (part,) for part in (slice(None, -2), slice(2, None)))
-    for phase in range(ratio // 2):  # the phase at the other end has the same weights
-        # Centre of the fine pixel, in native pixels from the centre of its own: 0 < weight < 0.5.
-        weight = np.float32(0.5 - (phase + 0.5) / ratio)
-        neighbour, own = native * weight, native[inner] * (np.float32(1.0) - weight)
-        np.add(neighbour[before], own, out=phases[phase])
-        np.add(neighbour[after], own, out=phases[ratio - 1 - phase])
-    if ratio % 2:
-        phases[ratio // 2] = native[inner]

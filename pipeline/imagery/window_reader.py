@@ -11,6 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.copies import Notes
+from pipeline.imagery.dark_pixels import check_dark_pixels
 from pipeline.imagery.stack import load
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
@@ -18,7 +19,6 @@ from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from pipeline.sources.providers import READ_ASSETS
-from pipeline.sources.radiometry import check_dark_pixels
 from spex_core.bands import SENTINEL2_BANDS
 
 SAMPLE_STEP_PX = 8
@@ -28,6 +28,11 @@ MASKS_KEPT = 64
 """Masks of the whole window that are kept while it is composited, two bits a pixel."""
 SCENES_SAMPLED = 32
 """Scenes of one window that go into the check of dark pixels, the least cloudy ones."""
+
+JUDGED_MIN = 50
+"""Fewest pixels of that sample by which values are said to be no reflectance."""
+NEVER_HALF = (-0.3, 1.6)
+"""Half of a place's clear pixels are never darker or brighter."""
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
@@ -124,7 +129,8 @@ class WindowReader:
         """Reflectance in a rectangle of the window.
 
         Returns:
-            float32 [scene, band, h, w] of the rectangle, NaN = none. None if any is unreadable, which is remembered.
+            float32 [scene, band, h, w] of the rectangle, NaN = none. None if any is unreadable or no
+            reflectance, which is remembered.
         """
         try:
             values = load(scenes, names, self.grid, self.within_grid(part), self._door, self._notes)
@@ -141,7 +147,7 @@ class WindowReader:
                 values[i, j] *= np.float32(asset.scale)
                 values[i, j] += np.float32(asset.offset)
                 self._sample_band(scene, name, part, values[i, j])
-        return values
+        return None if any(self.failed(scene) for scene in scenes) else values
 
     def _sample_clear(self, scene: Scene, part: Window, clear: _Bool) -> None:
         if not clear.any():
@@ -152,11 +158,16 @@ class WindowReader:
         sample[at] = clear[picked]
 
     def _sample_band(self, scene: Scene, name: str, part: Window, values: _Float) -> None:
-        # A bounded number of scenes: the cloudiest of a long period are not checked here.
-        if scene.id not in self._samples and len(self._samples) >= SCENES_SAMPLED:
-            return
         at, picked = _sampled(part)
-        self._samples.setdefault(scene.id, {})[name] = values[picked][self._clear_samples[scene.id][at]]
+        sample = values[picked][self._clear_samples[scene.id][at]]
+        # Scenes are examined before a run, but not those whose files could not be read then.
+        known = sample[np.isfinite(sample)]
+        if len(known) >= JUDGED_MIN and not NEVER_HALF[0] <= (middle := float(np.median(known))) <= NEVER_HALF[1]:
+            self._problems[scene.id] = f"{scene.id}: {name}: half of the values are reflectances around {middle:.3g}"
+            return
+        # A bounded number of scenes: the cloudiest of a long period are not checked here.
+        if scene.id in self._samples or len(self._samples) < SCENES_SAMPLED:
+            self._samples.setdefault(scene.id, {})[name] = sample
 
     @property
     def unread(self) -> tuple[str, ...]:
@@ -172,8 +183,9 @@ class WindowReader:
         warnings: list[str] = []
         for scene_id in sorted(self._samples):
             sample = self._samples[scene_id]
-            if len(sample) == len(SENTINEL2_BANDS):
-                found = check_dark_pixels(np.stack([sample[name] for name in SENTINEL2_BANDS]))
+            names = [name for name in SENTINEL2_BANDS if name in sample]
+            if len(names) > 1 and len({sample[name].shape for name in names}) == 1:
+                found = check_dark_pixels(np.stack([sample[name] for name in names]), names)
                 if found:
                     warnings.append(f"{scene_id}: {found}")
         return (*(self._problems[k] for k in sorted(self._problems)), *copies, *warnings)

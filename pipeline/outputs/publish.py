@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.outputs.output_folder import REPORT_FILE, REPORT_FOLDER, check_ite
 from pipeline.outputs.report import Accuracy, ReportContext, map_picture, write_report
 from pipeline.outputs.thumbnail import write_thumbnail
 from pipeline.records.plan import ZonePlan
+from pipeline.records.scene import Scene
 from pipeline.settings.model import INDEX_RULES
 
 if TYPE_CHECKING:
@@ -239,7 +240,7 @@ def _write_catalog(
             observed_share=overall.observed_share if overall else None,
             mean_confidence=overall.mean_confidence if overall else None,
             missing_blocks=_missing(state, place.zone),
-            problems=_problems(state, epsg),
+            problems=(*_doubts(scenes, place.zone), *_problems(state, epsg))[:MAX_PROBLEMS],
             skipped_scenes=prepared.search.skipped,
         )
         link = stac_model.model_link(card, collection)
@@ -295,7 +296,16 @@ def _write_report(
             model=_model_name(prepared),
             items=tuple(place.folder.relative_to(config.output).as_posix() for place in maps),
             skipped_scenes=prepared.search.skipped,
-            problems=tuple(dict.fromkeys(p for place in maps for p in _problems(state, place.zone.grid.epsg))),
+            problems=tuple(
+                dict.fromkeys(
+                    problem
+                    for place in maps
+                    for problem in (
+                        *_doubts({scene.id: scene for scene in plan.scenes}, place.zone),
+                        *_problems(state, place.zone.grid.epsg),
+                    )
+                )
+            ),
             missing_blocks=sum(len(_missing(state, place.zone)) for place in maps),
             accuracy=accuracy,
             figures={"Computed in": duration_text(seconds)},
@@ -321,6 +331,11 @@ def _lineage(prepared: Prepared, scenes: int) -> str:
 def _missing(state: JournalState, zone: ZonePlan) -> tuple[int, ...]:
     """Blocks that the journal does not call finished, ascending."""
     return tuple(block.index for block in zone.blocks if (zone.grid.epsg, block.index) not in state.finished)
+
+
+def _doubts(scenes: Mapping[str, Scene], zone: ZonePlan) -> tuple[str, ...]:
+    """Scenes of a zone whose radiometry was corrected, or stays doubtful."""
+    return tuple(f"{i}: {scenes[i].doubt}" for i in zone.scene_ids if scenes[i].doubt)
 
 
 def _problems(state: JournalState, epsg: int) -> tuple[str, ...]:

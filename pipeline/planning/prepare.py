@@ -1,25 +1,32 @@
-"""From a run file to everything that is decided before a pixel is read."""
+"""From a run file to everything that is decided before a map's pixels are read."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shapely.geometry.base import BaseGeometry
 
+from pipeline.errors import NoScenesError
 from pipeline.planning.blocks import build_plan
 from pipeline.planning.zones import zone_areas
 from pipeline.records.plan import MapPlan
 from pipeline.records.region import Region, read_region
+from pipeline.records.scene import Scene
 from pipeline.settings.model import check_device, check_model, classifier_fingerprint
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
 from spex_core.legend import Legend
 
+Examine = Callable[[RunConfig, Sequence[Scene]], tuple[tuple[Scene, ...], tuple[tuple[str, str], ...]]]
+"""Holds scenes against their pixels: those that are used, and (id, reason) of those that are set aside."""
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is decided before a pixel is read."""
+    """Everything that is decided before a map's pixels are read."""
 
     config: RunConfig
     region: Region
@@ -29,14 +36,23 @@ class Prepared:
     """Of the classifier."""
     plan: MapPlan
 
+    @property
+    def doubts(self) -> tuple[tuple[str, str], ...]:
+        """(scene id, line) of scenes whose radiometry was corrected or stays doubtful."""
+        return tuple((scene.id, scene.doubt) for scene in self.plan.scenes if scene.doubt)
+
     @functools.cached_property
     def zone_areas(self) -> dict[int, BaseGeometry]:
         """EPSG code → the part of the region that its map holds, lon/lat."""
         return zone_areas(self.region, self.plan.scenes)
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Reads region, legend and checkpoint, searches the catalog and plans.
+def prepare(config: RunConfig, examine: Examine | None = None) -> Prepared:
+    """Reads region, legend and checkpoint, searches the catalog, has its scenes examined, and plans.
+
+    Args:
+        config: The run file.
+        examine: Scenes that it sets aside are not planned; None: metadata are believed.
 
     Raises:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
@@ -57,5 +73,17 @@ def prepare(config: RunConfig) -> Prepared:
         where=settings.where,
     )
     search = find_scenes(config.source, region, config.start, config.end)
+    if examine is not None:
+        search = _examined(search, *examine(config, search.scenes))
     plan = build_plan(config, region, search.scenes, model_fingerprint=fingerprint, legend=legend)
     return Prepared(config, region, legend, search, fingerprint, plan)
+
+
+def _examined(search: SceneSearch, used: tuple[Scene, ...], set_aside: tuple[tuple[str, str], ...]) -> SceneSearch:
+    if not used:
+        raise NoScenesError(
+            f"none of the {len(set_aside)} scenes that were found can be used; "
+            + "; ".join(f"{scene}: {reason}" for scene, reason in set_aside[:3])
+            + "; give scale, offset and nodata of the files in the items (STAC raster extension), or another catalog"
+        )
+    return dataclasses.replace(search, scenes=used, skipped=tuple(sorted((*search.skipped, *set_aside))))

@@ -13,7 +13,7 @@ class RunResult:
 
     run_id: str
     exit_code: int
-    """0 done; 3 done with some blocks or scenes missing."""
+    """0 done; 3 done with some blocks or scenes missing or doubtful."""
     outputs: dict[str, tuple[Path, ...]]
     """Kind (``catalog``, ``report``, ``landcover``, ``confidence``, ...) → files, one per UTM zone."""
     seconds: float
@@ -30,6 +30,8 @@ class RunResult:
     """(item id, reason)."""
     peak_memory_mb: float
     """Highest sum of resident memory over all processes of the run, MiB."""
+    doubtful_scenes: tuple[tuple[str, str], ...] = ()
+    """(scene id, line) of scenes whose radiometry was corrected, or stays doubtful."""
     reused: bool = False
     """Everything was there already: nothing was computed."""
 
@@ -46,6 +48,7 @@ class RunResult:
             "missing_blocks": self.missing_blocks,
             "incomplete_blocks": self.incomplete_blocks,
             "skipped_scenes": [list(pair) for pair in self.skipped_scenes],
+            "doubtful_scenes": [list(pair) for pair in self.doubtful_scenes],
             "peak_memory_mb": round(self.peak_memory_mb, 1),
             "reused": self.reused,
         }

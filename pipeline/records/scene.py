@@ -22,8 +22,8 @@ class SceneAsset:
     scale: float = 1.0
     """reflectance = DN * scale + offset. SCL: 1."""
     offset: float = 0.0
-    nodata: int = 0
-    """DN that means "no measurement"."""
+    nodata: float = 0
+    """DN that means "no measurement"; a whole number is an int."""
     gsd_m: float = 10.0
     """Native pixel size, metres."""
     shape: tuple[int, int] | None = None
@@ -83,6 +83,11 @@ class Scene:
     """MGRS tile, such as ``31UFS``, where it is known."""
     datatake_start: dt.datetime | None = None
     """When the satellite began the swath that holds the granule, UTC, where it is known."""
+    told_offsets: tuple[float, ...] = ()
+    """Offsets that the item names in any way (flag, processing baseline, raster metadata), the most believed first."""
+    doubt: str = ""
+    """One line where the metadata could not be believed: what was put in their place, or what stays doubtful, and the
+    evidence. Empty: nothing speaks against them."""
 
     @property
     def moment(self) -> dt.datetime:
@@ -109,6 +114,7 @@ class Scene:
                 "datetime": dt.datetime.fromisoformat(data["datetime"]),
                 "datatake_start": None if began is None else dt.datetime.fromisoformat(began),
                 "bbox": tuple(data["bbox"]),
+                "told_offsets": tuple(data.get("told_offsets", ())),
                 "assets": {name: SceneAsset.from_dict(asset) for name, asset in data["assets"].items()},
             }
         )

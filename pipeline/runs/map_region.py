@@ -31,11 +31,12 @@ from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.rehearsal import rehearse
 from pipeline.outputs.report import Accuracy
 from pipeline.planning.estimate import mapped_pixels
-from pipeline.planning.prepare import Prepared, prepare
+from pipeline.planning.prepare import Prepared
 from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
 from pipeline.records.scene import Scene
 from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfinished
+from pipeline.runs.preparation import prepare_run
 from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
@@ -61,7 +62,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         if foreign:
             progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare(config)
+        prepared = prepare_run(config)
         check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
@@ -111,6 +112,8 @@ def _tell(prepared: Prepared, progress: Progress) -> None:
         logger.warning("search: %s", note)
     for item, reason in search.skipped:
         logger.warning("%s is not used: %s", item, reason)
+    for item, line in prepared.doubts:
+        logger.warning("scene %s: %s", item, line)
 
 
 def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineReport:
@@ -206,7 +209,7 @@ def _result(
     incomplete = sum(record.incomplete for record in state.finished.values())
     return RunResult(
         run_id=plan.run_id,
-        exit_code=3 if state.failed or incomplete or skipped else 0,
+        exit_code=3 if state.failed or incomplete or skipped or prepared.doubts else 0,
         outputs=publication.outputs,
         seconds=seconds,
         tiles=sum(len(block.tiles) for zone in plan.zones for block in zone.blocks),
@@ -215,6 +218,7 @@ def _result(
         missing_blocks=len(state.failed),
         incomplete_blocks=incomplete,
         skipped_scenes=skipped,
+        doubtful_scenes=prepared.doubts,
         peak_memory_mb=peak_mb,
     )
 
@@ -244,7 +248,14 @@ def _identity(prepared: Prepared) -> str:
 def _as_published(scene: Scene) -> list[str]:
     """What the report and the item say of a scene; its link without a signature, which is new each time."""
     link = "" if scene.self_href is None else file_identity(scene.self_href)
-    return [scene.id, f"{scene.datetime:%Y-%m-%dT%H:%M}", f"{scene.cloud_cover:.0f}", scene.radiometry, link]
+    return [
+        scene.id,
+        f"{scene.datetime:%Y-%m-%dT%H:%M}",
+        f"{scene.cloud_cover:.0f}",
+        scene.radiometry,
+        scene.doubt,
+        link,
+    ]
 
 
 def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> None:
@@ -276,6 +287,7 @@ def _earlier_result(prepared: Prepared, store: RunStore) -> RunResult | None:
             missing_blocks=0,
             incomplete_blocks=0,
             skipped_scenes=prepared.search.skipped,
+            doubtful_scenes=prepared.doubts,
             peak_memory_mb=record["peak_memory_mb"],
             reused=True,
         )

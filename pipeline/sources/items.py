@@ -1,7 +1,5 @@
 """One STAC item of any provider → one :class:`~pipeline.records.scene.Scene`, or a :class:`SceneError` that names what
 is missing. Items are untrusted: nothing is taken over unchecked.
-
-Projection 1.x (``proj:epsg``) and 2.0 (``proj:code``, STAC 1.1) are read alike, on the item or on the asset.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import dataclasses
 import datetime as dt
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +23,7 @@ from pipeline.records.scene import SCL, Scene, SceneAsset
 from pipeline.records.utm import polygonal
 from pipeline.settings.run_file import Provider, SourceConfig
 from pipeline.sources import hrefs
+from pipeline.sources.projections import item_epsg
 from pipeline.sources.providers import NATIVE_GSD_M, find_assets
 from pipeline.sources.radiometry import calibrate
 
@@ -88,12 +87,12 @@ def _scene(
     if missing:
         mend = "" if SCL in missing else "; source.bands names the bands to read, if the collection has fewer than ten"
         raise SceneError(f"{identifier}: no asset for {', '.join(missing)}{mend}")
-    calibrations, radiometry = calibrate(provider, item, {name: asset for name, (_, asset) in found.items()})
+    radiometry = calibrate(provider, item, {name: asset for name, (_, asset) in found.items()})
     epsg = item_epsg(item, [asset for _, asset in found.values()])
     assets: dict[str, SceneAsset] = {}
     for name, (key, asset) in found.items():
         href, *alternate = asset_hrefs(identifier, key, asset, base, door)
-        calibration = calibrations[name]
+        calibration = radiometry.table[name]
         grid_shape, transform = native_grid(item, asset)
         found_asset = SceneAsset(
             href=href,
@@ -117,7 +116,9 @@ def _scene(
         bbox=footprint.bounds,
         footprint=json.loads(shapely.to_geojson(footprint)),
         assets=assets,
-        radiometry=radiometry,
+        radiometry=radiometry.why,
+        told_offsets=radiometry.told_offsets,
+        doubt=radiometry.doubt,
         self_href=hrefs.item_link(link_href(item, "self"), base),
     )
 
@@ -250,30 +251,6 @@ def item_footprint(item: Mapping[str, Any]) -> BaseGeometry:
             raise SceneError(f"{item_id(item)}: bbox {bbox} is empty or not finite")
         geometry = shapely.box(west, south, east if east > west else east + 360.0, north)
     return antimeridian.split(geometry)
-
-
-def item_epsg(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]] = ()) -> int:
-    """EPSG code of the item's grid: ``proj:code`` (projection 2.0) or ``proj:epsg`` (1.x), on the item or its assets.
-
-    Raises:
-        SceneError: Not given, not an EPSG code, or not the same for all assets.
-    """
-    codes = {code for source in (item_properties(item), *assets) if (code := _epsg(item, source)) is not None}
-    if len(codes) > 1:
-        raise SceneError(f"{item_id(item)}: grids of several projections, EPSG:{sorted(codes)}")
-    if not codes:
-        raise SceneError(f"{item_id(item)}: no projection (proj:code or proj:epsg)")
-    return codes.pop()
-
-
-def _epsg(item: Mapping[str, Any], source: Mapping[str, Any]) -> int | None:
-    code, epsg = source.get("proj:code"), source.get("proj:epsg")
-    if code is None and epsg is None:
-        return None
-    text = str(code if code is not None else epsg).upper().removeprefix("EPSG:")
-    if not text.isdecimal():
-        raise SceneError(f"{item_id(item)}: projection {code or epsg!r} is not an EPSG code")
-    return int(text)
 
 
 def native_grid(

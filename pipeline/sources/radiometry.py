@@ -2,25 +2,23 @@
 
 Since processing baseline 04.00 (January 2022, and every reprocessing) Level-2A products carry ``BOA_ADD_OFFSET`` =
 -1000: reflectance = (DN - 1000) / 10000, DN 0 = nodata (Sentinel-2 Products Specification, ESA). Catalogs tell it in
-different ways, so each provider has its own rule here. Decisions use metadata and the baseline, **never the date**:
-archives hold old acquisitions of new baselines. Every decision carries one line of evidence.
+different ways. Decisions use metadata and the baseline, **never the date**: archives hold old acquisitions of new
+baselines. Every decision carries one line of evidence; :mod:`pipeline.imagery.examination` holds it against pixels.
+
+Nodata is decided apart: an asset may give it without a scale.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from pipeline.errors import SceneError
 from pipeline.records.scene import SCL
 from pipeline.settings.run_file import Provider
-from spex_core.bands import BAND_INDEX
+from pipeline.sources.baselines import offset_applied, processing_baseline
 
 SCALE = 1e-4
 """Reflectance per digital number (QUANTIFICATION_VALUE 10000)."""
@@ -28,9 +26,8 @@ BASELINE_OFFSET = -0.1
 """Reflectance added since baseline 04.00 (BOA_ADD_OFFSET -1000)."""
 OFFSET_BASELINE = (4, 0)
 NODATA = 0
-
-_BASELINE = re.compile(r"^(\d{1,2})\.(\d{1,2})$")
-_PRODUCT_BASELINE = re.compile(r"(?:^|_)N(\d{2})(\d{2})_")
+COARSEST_INTEGER_SCALE = 0.02
+"""Integers of a larger scale would tell fifty kinds of grey apart, or be numbers in the thousands."""
 
 
 @dataclass(frozen=True)
@@ -39,112 +36,131 @@ class Calibration:
 
     scale: float
     offset: float
-    nodata: int
+    nodata: float
 
 
-def calibrate(
-    provider: Provider, item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[str, Calibration], str]:
+@dataclass(frozen=True)
+class Radiometry:
+    """What was decided for one item, and why."""
+
+    table: dict[str, Calibration]
+    """Band name (and ``"SCL"``) → calibration."""
+    why: str
+    """The decision with its evidence in one line."""
+    told_offsets: tuple[float, ...]
+    """Offsets that the item names in any way (flag, baseline, raster metadata), the most believed first."""
+    doubt: str = ""
+    """What of the metadata was not believed; empty: nothing."""
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What one asset itself says."""
+
+    scale: float | None
+    offset: float | None
+    nodata: float
+    believed: bool
+    """False for integers with a scale that no reflectance has."""
+
+    @property
+    def complete(self) -> bool:
+        return self.believed and (self.scale is not None or self.offset is not None)
+
+    @property
+    def tells_offset(self) -> bool:
+        """False for what is written where nothing is known: scale 1 and offset 0."""
+        return self.complete and (self.scale != 1.0 or bool(self.offset))
+
+    def with_offset(self, offset: float) -> Calibration:
+        return Calibration(self.scale if self.believed and self.scale is not None else SCALE, offset, self.nodata)
+
+    def calibration(self) -> Calibration:
+        return self.with_offset(self.offset or 0.0)
+
+
+def calibrate(provider: Provider, item: Mapping[str, Any], assets: Mapping[str, Mapping[str, Any]]) -> Radiometry:
     """Decides scale, offset and nodata of every band of one item.
+
+    A flag that says whether the files carry the offset counts for every provider and wins over raster metadata, which
+    repeat the product's offset even where the files already carry it (earth-search issues 66 and 71).
 
     Args:
         provider: Whose rule applies.
         item: The STAC item (its ``properties`` and ``id`` are read).
         assets: Band name (and ``"SCL"``) → asset of the item.
 
-    Returns:
-        Band name → calibration, and the decision with its evidence in one line.
-
     Raises:
         SceneError: Nothing in the item decides it, or what it says cannot be (named).
     """
     declared = {name: _declared(item, name, asset) for name, asset in assets.items() if name != SCL}
-    if provider == "earth-search":
-        table, why = _earth_search(item, declared)
-    elif provider == "planetary-computer":
-        baseline = processing_baseline(item)
-        if baseline is None:
-            raise SceneError(f"{_id(item)}: no s2:processing_baseline, so the radiometric offset is unknown")
-        table, why = _by_baseline(baseline, declared), f"planetary-computer leaves the offset in; {_text(baseline)}"
+    flag, baseline = offset_applied(item), processing_baseline(item)
+    by_baseline = None if baseline is None else BASELINE_OFFSET if baseline >= OFFSET_BASELINE else 0.0
+    rule = 0.0 if flag is not None and flag[0] else by_baseline
+    if flag is not None and rule is not None:
+        table = {name: d.with_offset(rule) for name, d in declared.items()}
+        why = f"{flag[1]} is true, files carry the offset" if flag[0] else f"{flag[1]} is false, {_text(baseline)}"
+        others = {d.offset or 0.0 for d in declared.values() if d.complete}
+        if others and others != {rule}:
+            why += f"; raster:bands says offset {_offsets(others)}, overruled"
+    elif provider == "planetary-computer" and by_baseline is not None:
+        table = {name: d.with_offset(by_baseline) for name, d in declared.items()}
+        why = f"planetary-computer leaves the offset in; {_text(baseline)}"
     else:
-        table, why = _declared_or_baseline(provider, item, declared)
+        table, why = _declared_or_baseline(provider, item, declared, baseline, by_baseline)
+    not_believed = [name for name, d in declared.items() if not d.believed]
+    doubt = ""
+    if not_believed:
+        scales = _offsets({table_scale for name in not_believed if (table_scale := declared[name].scale) is not None})
+        doubt = f"raster metadata of {', '.join(not_believed)} give integers a scale of {scales}, which is not believed"
+        why = f"{why}; {doubt}" if rule is not None else why
     if SCL in assets:
         table[SCL] = Calibration(1.0, 0.0, NODATA)
-    return table, f"{_summary(table)}: {why}"
-
-
-def processing_baseline(item: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Processing baseline (major, minor) of an item: from its properties, else from the product name; else None."""
-    properties = item.get("properties")
-    properties = properties if isinstance(properties, Mapping) else {}
-    for key in ("s2:processing_baseline", "processing:version", "sentinel2:processing_baseline"):
-        found = _BASELINE.match(str(properties.get(key, "")).strip())
-        if found:
-            return int(found[1]), int(found[2])
-    for name in (properties.get("s2:product_uri"), properties.get("sentinel:product_id"), item.get("id")):
-        found = _PRODUCT_BASELINE.search(str(name or ""))
-        if found:
-            return int(found[1]), int(found[2])
-    return None
-
-
-def _earth_search(
-    item: Mapping[str, Any], declared: Mapping[str, Calibration | None]
-) -> tuple[dict[str, Calibration], str]:
-    applied = item.get("properties", {}).get("earthsearch:boa_offset_applied")
-    baseline = processing_baseline(item)
-    if isinstance(applied, bool):
-        # The flag speaks of the files and wins over raster:bands, which repeats the product's offset even where the
-        # files already carry it (earth-search issues 66 and 71).
-        if applied:
-            table, why = _with_offset(0.0, declared), "earthsearch:boa_offset_applied is true, files carry the offset"
-        elif baseline is not None:
-            table = _by_baseline(baseline, declared)
-            why = f"earthsearch:boa_offset_applied is false, {_text(baseline)}"
-        else:
-            return _declared_or_baseline("earth-search", item, declared)
-        said = {c.offset for c in declared.values() if c is not None}
-        chosen = {c.offset for c in table.values()}
-        if said and said != chosen:
-            why += f"; raster:bands says offset {_offsets(said)}, overruled"
-        return table, why
-    return _declared_or_baseline("earth-search", item, declared)
+    said = sorted(d.offset or 0.0 for d in declared.values() if d.tells_offset)
+    believed = [by_baseline, *said] if provider == "planetary-computer" else [*said, by_baseline]
+    told = [rule if flag is not None else None, *believed]
+    told_offsets = tuple(dict.fromkeys(offset for offset in told if offset is not None))
+    return Radiometry(table, f"{_summary(table)}: {why}", told_offsets, doubt)
 
 
 def _declared_or_baseline(
-    provider: str, item: Mapping[str, Any], declared: Mapping[str, Calibration | None]
+    provider: str,
+    item: Mapping[str, Any],
+    declared: Mapping[str, _Declared],
+    baseline: tuple[int, int] | None,
+    rule: float | None,
 ) -> tuple[dict[str, Calibration], str]:
-    explicit = {name: c for name, c in declared.items() if c is not None}
+    explicit = [name for name, d in declared.items() if d.complete]
+    doubtful = [name for name, d in declared.items() if not d.believed]
     if len(explicit) == len(declared):
-        return dict(explicit), f"{provider} raster metadata of the assets"
-    baseline = processing_baseline(item)
-    if explicit:
-        missing = [name for name in declared if name not in explicit]
+        said = {declared[name].offset or 0.0 for name in explicit}
+        if len(said) == 1 or rule is None:
+            return {name: d.calibration() for name, d in declared.items()}, f"{provider} raster metadata of the assets"
+        why = f"raster metadata give offsets {_offsets(said)}, which one product never has together; {_text(baseline)}"
+        return {name: d.with_offset(rule) for name, d in declared.items()}, why
+    missing = [name for name in declared if name not in explicit]
+    if explicit and not doubtful:
         raise SceneError(
             f"{_id(item)}: {', '.join(explicit)} have raster scale and offset but {', '.join(missing)} have none; "
             "give it for every band (STAC raster extension)"
         )
-    if baseline is None:
+    if rule is None and doubtful:
+        # The pixels decide: see pipeline.imagery.examination.
+        return {
+            name: Calibration(d.scale or SCALE, d.offset or 0.0, d.nodata) for name, d in declared.items()
+        }, f"{provider} raster metadata of the assets, which integers cannot have"
+    if rule is None:
         raise SceneError(
             f"{_id(item)}: neither raster scale/offset (raster:bands, or raster:scale in STAC 1.1) nor a processing "
             "baseline (s2:processing_baseline) says how DN become reflectance; add one of them to the item"
         )
-    return _by_baseline(baseline, declared), f"{provider} without raster metadata, {_text(baseline)}"
+    return {name: d.with_offset(rule) for name, d in declared.items()}, (
+        f"{provider} without {'believable ' if doubtful else ''}raster metadata, {_text(baseline)}"
+    )
 
 
-def _by_baseline(baseline: tuple[int, int], declared: Mapping[str, Calibration | None]) -> dict[str, Calibration]:
-    return _with_offset(BASELINE_OFFSET if baseline >= OFFSET_BASELINE else 0.0, declared)
-
-
-def _with_offset(offset: float, declared: Mapping[str, Calibration | None]) -> dict[str, Calibration]:
-    return {
-        name: Calibration(SCALE if c is None else c.scale, offset, NODATA if c is None else c.nodata)
-        for name, c in declared.items()
-    }
-
-
-def _declared(item: Mapping[str, Any], name: str, asset: Mapping[str, Any]) -> Calibration | None:
-    """Scale and offset that an asset itself gives: ``raster:bands`` (1.x), ``bands`` or asset level (STAC 1.1)."""
+def _declared(item: Mapping[str, Any], name: str, asset: Mapping[str, Any]) -> _Declared:
+    """What an asset itself gives: ``raster:bands`` (1.x), ``bands`` or asset level (STAC 1.1)."""
     sources: list[Mapping[str, Any]] = [asset]
     for field in ("bands", "raster:bands"):
         bands = asset.get(field)
@@ -157,34 +173,42 @@ def _declared(item: Mapping[str, Any], name: str, asset: Mapping[str, Any]) -> C
     def first(*keys: str) -> Any:
         return next((s[k] for s in sources for k in keys if s.get(k) is not None), None)
 
-    scale, offset = first("raster:scale", "scale"), first("raster:offset", "offset")
-    if scale is None and offset is None:
-        return None
-    nodata = first("nodata", "raster:nodata")
     try:
-        calibration = Calibration(
-            SCALE if scale is None else float(scale),
-            0.0 if offset is None else float(offset),
-            NODATA if nodata is None or (n := float(nodata)) != n else int(n),
-        )
+        scale, offset = (_number(first(f"raster:{key}", key)) for key in ("scale", "offset"))
+        nodata = _number(first("nodata", "raster:nodata", "file:nodata"))
     except (TypeError, ValueError, OverflowError) as error:
         raise SceneError(f"{_id(item)}: raster scale/offset/nodata of {name} is not a number: {error}") from error
-    if not (math.isfinite(calibration.scale) and 0.0 < calibration.scale <= 1.0):
-        raise SceneError(f"{_id(item)}: raster scale {calibration.scale:g} of {name} is not in (0, 1]")
-    if not (math.isfinite(calibration.offset) and abs(calibration.offset) <= 1.0):
+    if scale is not None and not (math.isfinite(scale) and 0.0 < scale <= 1.0):
+        raise SceneError(f"{_id(item)}: raster scale {scale:g} of {name} is not in (0, 1]")
+    if offset is not None and not (math.isfinite(offset) and abs(offset) <= 1.0):
         raise SceneError(
-            f"{_id(item)}: raster offset {calibration.offset:g} of {name} is not a reflectance; "
+            f"{_id(item)}: raster offset {offset:g} of {name} is not a reflectance; "
             "STAC offsets are added after scaling (-0.1, not -1000)"
         )
-    return calibration
+    integers = "int" in str(first("data_type", "raster:data_type") or "").lower()
+    believed = not (integers and scale is not None and scale > COARSEST_INTEGER_SCALE)
+    return _Declared(scale, offset, NODATA if nodata is None else _whole(nodata), believed)
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool):
+        raise TypeError(f"{value!r} is a truth value")
+    return None if value is None else float(value)
+
+
+def _whole(nodata: float) -> float:
+    """Nodata as it is compared: an int where it is whole; what no number is (NaN, infinity) is never a measurement."""
+    if not math.isfinite(nodata):
+        return NODATA
+    return int(nodata) if nodata == int(nodata) else nodata
 
 
 def _id(item: Mapping[str, Any]) -> str:
     return str(item.get("id"))
 
 
-def _text(baseline: tuple[int, int]) -> str:
-    return f"processing baseline {baseline[0]:02d}.{baseline[1]:02d}"
+def _text(baseline: tuple[int, int] | None) -> str:
+    return "no processing baseline" if baseline is None else f"processing baseline {baseline[0]:02d}.{baseline[1]:02d}"
 
 
 def _offsets(values: set[float]) -> str:
@@ -194,40 +218,3 @@ def _offsets(values: set[float]) -> str:
 def _summary(table: Mapping[str, Calibration]) -> str:
     bands = [c for name, c in table.items() if name != SCL]
     return f"scale {_offsets({c.scale for c in bands})}, offset {_offsets({c.offset for c in bands})}"
-
-
-DARK_SAMPLE_MIN = 500
-"""Fewest valid pixels on which :func:`check_dark_pixels` says anything."""
-
-
-def check_dark_pixels(reflectance: npt.NDArray[np.float32]) -> str | None:
-    """Warns when the darkest pixels contradict the chosen offset by about the 0.1 of a forgotten or doubled one.
-
-    Clear water absorbs beyond the red and dense vegetation below the green, so both stay below 0.05 there; nothing
-    reflects -0.05. An offset left in lifts every pixel of every band above 0.09 **and** makes water or vegetation
-    appear once 0.1 is taken away again: both must hold, so that deserts and snow raise no alarm.
-
-    Args:
-        reflectance: ``[10, ...]`` float32 in band order, NaN = none.
-
-    Returns:
-        One line, or None when nothing contradicts the decision or the sample is too small.
-    """
-    pixels = reflectance.reshape(reflectance.shape[0], -1)
-    pixels = pixels[:, np.isfinite(pixels).all(axis=0)]
-    if pixels.shape[1] < DARK_SAMPLE_MIN:
-        return None
-    darkest = pixels.min(axis=0)
-    low = float(np.percentile(darkest, 1.0))
-    if low < -0.05:
-        return f"dark pixels at reflectance {low:.3f}: the offset seems to be subtracted twice"
-    if low < 0.09:
-        return None
-    shifted = pixels - np.float32(-BASELINE_OFFSET)
-    red, nir, swir = (shifted[BAND_INDEX[name]] for name in ("B04", "B08", "B11"))
-    vegetation = (red < 0.08) & (nir > 4.0 * np.maximum(red, 0.01))
-    water = (nir < 0.05) & (swir < 0.05)
-    share = float((vegetation | water).mean())
-    if share < 0.01:
-        return None
-    return f"no pixel is darker than reflectance {low:.3f}: the offset of -0.1 seems to be missing"

@@ -7,26 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.sources.baselines import processing_baseline
 from pipeline.sources.items import item_datetime, item_footprint, item_id, item_properties, parse_datetime
-from pipeline.sources.radiometry import processing_baseline
+from pipeline.sources.projections import mgrs_tile
 
 SAME_ACQUISITION = dt.timedelta(minutes=10)
 """One satellite passes over a place within seconds; the next orbit that can see it comes 98 minutes later or more."""
 UNCOVERED_SHARE = 0.02
 """Footprints are traced anew with each processing: the same ground differs by a pixel of a preview or two."""
 _SATELLITE = re.compile(r"(?:SENTINEL|S)[-_ ]?(2[A-Z])(?![A-Z0-9])")
-_TILE = re.compile(r"(?<![A-Z0-9])T?(\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V])(?![A-Z0-9])")
-
-
-def mgrs_tile(item: Mapping[str, Any]) -> str | None:
-    """MGRS tile of an item, such as ``31UFS``: from its properties, else from its id; else None."""
-    properties = item_properties(item)
-    for value in (properties.get("s2:mgrs_tile"), properties.get("grid:code"), item.get("id")):
-        found = _TILE.search(str(value or "").upper().replace("_", " ").replace("MGRS-", ""))
-        if found:
-            return found[1].zfill(5)
-    zone, band, square = (properties.get(key) for key in ("mgrs:utm_zone", "mgrs:latitude_band", "mgrs:grid_square"))
-    return f"{zone}{band}{square}".zfill(5) if zone and band and square else None
 
 
 def supersede(

@@ -18,9 +18,10 @@ from typing import Any
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.records.scene import Scene, SceneAsset
+from pipeline.sources.baselines import processing_baseline
 from pipeline.sources.items import item_cloud_cover, item_datetime, item_footprint, item_properties, parse_datetime
-from pipeline.sources.radiometry import processing_baseline
-from pipeline.sources.superseding import SAME_ACQUISITION, mgrs_tile, supersede
+from pipeline.sources.projections import mgrs_tile
+from pipeline.sources.superseding import SAME_ACQUISITION, supersede
 
 SAME_PROCESSING = dt.timedelta(minutes=1)
 """Catalogs round the time at which a product was made; it is not made again within so short a time."""

@@ -130,6 +130,11 @@ def test_a_checkpoint_round_trips(
         (lambda x: (x * 10000).to(torch.int32), "give surface reflectance as float"),
         (lambda x: x[..., :50], "64 x 50 px; both sides must be multiples of 32"),
         (lambda x: x.where(x > 0.05, torch.nan), "holds NaN"),
+        (lambda x: x * 10_000, "cannot be surface reflectance"),
+        (lambda x: (x + 0.1) * 10_000, r"DN \* scale \+ offset"),
+        (lambda x: (x + 0.05) * 100, "percent needs / 100"),
+        (lambda x: x.where(x > 0.05, -9999.0), "missing pixels must be filled"),
+        (lambda x: x - 1.0, "cannot be surface reflectance"),
         (lambda x: x[0], r"must be \[B, C, H, W\]"),
     ],
 )
@@ -138,6 +143,15 @@ def test_bad_pixels_are_refused(
 ) -> None:
     with pytest.raises(ModelInputError, match=message):
         tiny_model.predict(change(tiles), legend)
+
+
+def test_saturated_and_over_corrected_pixels_are_reflectance(
+    tiny_model: SpexForLandCover, legend: Legend, tiles: torch.Tensor
+) -> None:
+    odd = tiles.clone()
+    odd[..., :8, :8] = 2.8
+    odd[..., 8:16, :8] = -0.09
+    assert torch.isfinite(tiny_model.predict(odd, legend).scores).all()
 
 
 def test_a_prompt_longer_than_the_context_is_refused(tiny_model: SpexForLandCover, legend: Legend) -> None:

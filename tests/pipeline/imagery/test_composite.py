@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,16 @@ def test_channels_stand_in_band_order(make: Callable[..., Scene]) -> None:
     dn = {name: 2000 + 100 * i for i, name in enumerate(SENTINEL2_BANDS)}
     out = read([make(1, dn=dn)])
     np.testing.assert_allclose(out.reflectance[:, 5, 7], 0.1 + 0.01 * np.arange(10), atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["median", "least-cloudy-first"])
+def test_a_scene_that_is_no_reflectance_is_left_out_and_told(make: Callable[..., Scene], method: str) -> None:
+    right, wrong = make(1, dn=2500), make(2, dn=1500, cloud=1.0)
+    assets = {name: dataclasses.replace(a, scale=1.0, offset=0.0) for name, a in wrong.assets.items()}
+    out = read([right, dataclasses.replace(wrong, assets=assets)], method=method)
+    np.testing.assert_allclose(out.reflectance, 0.15, atol=1e-6)
+    assert out.unread == (wrong.id,)
+    assert "half of the values are reflectances around 1.5e+03" in out.problems[0]
 
 
 @pytest.mark.parametrize("method", ["median", "least-cloudy-first"])

@@ -20,7 +20,8 @@ from stackstac.raster_spec import RasterSpec
 
 import pipeline.imagery.file_reader as file_reader
 from pipeline.errors import ReadError
-from pipeline.imagery.file_reader import AssetReader, upsample_bilinear
+from pipeline.imagery.file_reader import AssetReader
+from pipeline.imagery.upsampling import upsample_bilinear
 from tests.pipeline.loopback_server import Request, Response, file_answer, serve
 from tests.pipeline.tiny_scenes import EPSG, LEFT, TOP, write_raster
 

@@ -60,6 +60,8 @@ SCENE: dict[str, list[tuple[bool, dict[str, Any]]]] = {
         (False, {"assets": dict(reversed(SCENES[0].assets.items()))}),
     ],
     "radiometry": [(False, {"radiometry": "other words"})],
+    "told_offsets": [(False, {"told_offsets": (0.0, -0.1)})],  # what is done about it stands in the files' offsets
+    "doubt": [(False, {"doubt": "other words"})],
     "self_href": [(False, {"self_href": "https://e.org/items/west?token=1"})],
     "tile": [(False, {"tile": "32TQT"})],
     "datatake_start": [

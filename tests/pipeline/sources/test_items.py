@@ -130,7 +130,7 @@ def test_stackstac_grid_equals_the_native_grid(tmp_path: Path, projection: str, 
 
 
 def test_a_projection_on_the_assets_alone_is_found() -> None:
-    item = planetary_computer_item()
+    item = planetary_computer_item(id="without-a-tile")
     del item["properties"]["proj:code"]
     with pytest.raises(SceneError, match="no projection"):
         normalise_item(item, "planetary-computer")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pipeline.errors import SceneError
 from pipeline.records.scene import SCL
-from pipeline.sources.radiometry import calibrate, check_dark_pixels, processing_baseline
-from spex_core.bands import BAND_INDEX, SENTINEL2_BANDS
+from pipeline.sources.baselines import parse_baseline, processing_baseline
+from pipeline.sources.radiometry import Calibration, Radiometry, calibrate
+from spex_core.bands import SENTINEL2_BANDS
 
 
 def raster_bands(offset: float | None = None, scale: float = 1e-4, nodata: Any = 0) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def assets(**asset: Any) -> dict[str, dict[str, Any]]:
 
 
 def offset_of(provider: Any, properties: dict[str, Any], asset: dict[str, Any]) -> tuple[float, str]:
-    table, why = calibrate(provider, item(**properties), assets(**asset))
+    found = calibrate(provider, item(**properties), assets(**asset))
+    table, why = found.table, found.why
     offsets = {c.offset for name, c in table.items() if name != SCL}
     assert len(offsets) == 1
     assert {c.scale for name, c in table.items() if name != SCL} == {1e-4}
@@ -88,9 +89,9 @@ def test_copernicus_data_space_takes_stac_1_1_raster_fields() -> None:
 
 
 def test_generic_metadata_wins_over_the_baseline_and_may_have_any_scale() -> None:
-    table, why = calibrate("generic", item(**{"s2:processing_baseline": "05.00"}), assets(**raster_bands(None, 1e-3)))
-    assert {(c.scale, c.offset) for n, c in table.items() if n != SCL} == {(1e-3, 0.0)}
-    assert why.startswith("scale 0.001, offset 0: generic raster metadata")
+    found = calibrate("generic", item(**{"s2:processing_baseline": "05.00"}), assets(**raster_bands(None, 1e-3)))
+    assert {(c.scale, c.offset) for n, c in found.table.items() if n != SCL} == {(1e-3, 0.0)}
+    assert found.why.startswith("scale 0.001, offset 0: generic raster metadata")
 
 
 def test_an_undecidable_item_says_what_to_add() -> None:
@@ -123,10 +124,9 @@ def test_impossible_metadata_is_refused(asset: dict[str, Any], words: str) -> No
 
 
 def test_nodata_comes_from_the_metadata_and_nan_means_the_default() -> None:
-    table, _ = calibrate("generic", item(), assets(**raster_bands(0.0, 1e-4, 65535)))
-    assert table["B02"].nodata == 65535
-    table, _ = calibrate("generic", item(), assets(**raster_bands(0.0, 1e-4, "nan")))
-    assert table["B02"].nodata == 0
+    for given, expected in ((65535, 65535), ("nan", 0), ("-inf", 0), (-9999.0, -9999), (-0.9999, -0.9999)):
+        found = calibrate("generic", item(), assets(**raster_bands(0.0, 1e-4, given)))
+        assert found.table["B02"].nodata == expected
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,16 @@ def test_nodata_comes_from_the_metadata_and_nan_means_the_default() -> None:
         ({"processing:version": "04.00"}, "x", (4, 0)),
         ({"s2:product_uri": "S2A_MSIL2A_20240407T100551_N0510_R022_T30NZM_20240407T174137.SAFE"}, "x", (5, 10)),
         ({}, "S2B_MSIL2A_20210407T100551_N0300_R022_T30NZM_20210407T174137", (3, 0)),
+        ({"sentinel:processing_baseline": "04.00"}, "x", (4, 0)),
+        ({"sentinel2:processing_baseline": "N0400"}, "x", (4, 0)),
+        ({"earthsearch:processing_baseline": 5.09}, "x", (5, 9)),
+        ({"processingBaseline": "05.10"}, "x", (5, 10)),
+        ({"processing:version": "2.11"}, "x", None),
+        ({"processing:version": "02.14"}, "x", (2, 14)),
+        ({"processing:version": 5.1}, "x", (5, 10)),
+        ({"s2:datastrip_id": "S2A_OPER_MSI_L2A_DS_2APS_20240407T174137_S20240407T101550_N05.10"}, "x", (5, 10)),
+        ({"title": "S2A_MSIL2A_20240407T100551_N0509_R022_T30NZM_20240407T174137.SAFE"}, "x", (5, 9)),
+        ({"s2:processing_baseline": float("nan"), "s2:product_uri": 7}, "x", None),
         ({"processing:version": "1.2.3-beta"}, "x", None),
         ({"s2:processing_baseline": None}, "N05_10", None),
     ],
@@ -144,35 +154,81 @@ def test_the_baseline_is_found_where_catalogs_put_it(properties: Any, identifier
     assert processing_baseline({"id": identifier, "properties": properties}) == expected
 
 
-def sample(**reflectance: float) -> np.ndarray:
-    """[10, 4000] with a little noise; bands not given are 0.2."""
-    rng = np.random.default_rng(1)
-    values = np.full((10, 4000), 0.2, np.float32) + rng.normal(0, 0.003, (10, 4000)).astype(np.float32)
-    for name, value in reflectance.items():
-        values[BAND_INDEX[name]] += value - 0.2
-    return values
+@pytest.mark.parametrize("spelling", ["05.10", "5.10", "5.1", "0510", "N0510", "n0510", "N05.10", 5.1, 510, " 05.10 "])
+def test_one_baseline_has_many_spellings(spelling: Any) -> None:
+    assert parse_baseline(spelling) == (5, 10)
 
 
-VEGETATION = {"B02": 0.03, "B03": 0.06, "B04": 0.03, "B05": 0.09, "B08": 0.35, "B8A": 0.36, "B11": 0.16, "B12": 0.08}
-WATER = dict.fromkeys(SENTINEL2_BANDS, 0.02) | {"B02": 0.06, "B03": 0.05}
-DESERT = dict.fromkeys(SENTINEL2_BANDS, 0.3) | {"B02": 0.15, "B03": 0.2}
+@pytest.mark.parametrize(
+    ("value", "expected"), [(4.0, (4, 0)), (4, (4, 0)), ("04", (4, 0)), (2.09, (2, 9)), (400, (4, 0))]
+)
+def test_numbers_have_lost_zeros_at_their_end_only(value: Any, expected: Any) -> None:
+    assert parse_baseline(value) == expected
 
 
-@pytest.mark.parametrize("cover", [VEGETATION, WATER, DESERT])
-def test_right_offsets_raise_no_alarm(cover: dict[str, float]) -> None:
-    assert check_dark_pixels(sample(**cover)) is None
+@pytest.mark.parametrize("value", [True, None, "", "latest", "1.2.3", -4.0, float("inf"), [5, 10], {}, "5.100", "0"])
+def test_what_is_no_baseline_is_none(value: Any) -> None:
+    assert parse_baseline(value) is None
 
 
-@pytest.mark.parametrize("cover", [VEGETATION, WATER])
-def test_a_forgotten_offset_is_noticed(cover: dict[str, float]) -> None:
-    assert "seems to be missing" in str(check_dark_pixels(sample(**cover) + np.float32(0.1)))
+FLAGS = ("earthsearch:boa_offset_applied", "sentinel:boa_offset_applied", "s2:boa_offset_applied", "boa_offset_applied")
 
 
-@pytest.mark.parametrize("cover", [VEGETATION, WATER])
-def test_a_doubled_offset_is_noticed(cover: dict[str, float]) -> None:
-    assert "subtracted twice" in str(check_dark_pixels(sample(**cover) - np.float32(0.1)))
+@pytest.mark.parametrize("provider", ["planetary-computer", "generic", "cdse", "earth-search"])
+@pytest.mark.parametrize("flag", FLAGS)
+@pytest.mark.parametrize(("value", "offset"), [(True, 0.0), ("true", 0.0), (1, 0.0), ("False", -0.1), (0, -0.1)])
+def test_a_flag_counts_under_every_name_for_every_provider(provider: str, flag: str, value: Any, offset: float) -> None:
+    found, why = offset_of(provider, {"sentinel:processing_baseline": "05.10", flag: value}, {})
+    assert found == offset
+    assert f"{flag} is " in why
 
 
-def test_small_or_empty_samples_say_nothing() -> None:
-    assert check_dark_pixels(sample(**WATER)[:, :100] + np.float32(0.1)) is None
-    assert check_dark_pixels(np.full((10, 4000), np.nan, np.float32)) is None
+def test_flags_that_say_nothing_or_contradict_each_other_do_not_count() -> None:
+    for flags in ({FLAGS[0]: "maybe"}, {FLAGS[0]: None}, {FLAGS[0]: True, FLAGS[1]: False}):
+        assert offset_of("earth-search", {"s2:processing_baseline": "05.10", **flags}, {})[0] == -0.1
+
+
+@pytest.mark.parametrize("nodata", [-9999, 65535, -32768.0, 7])
+@pytest.mark.parametrize("provider", ["planetary-computer", "generic", "earth-search"])
+def test_nodata_counts_without_a_scale(provider: Any, nodata: Any) -> None:
+    given = item(**{"s2:processing_baseline": "03.01"})
+    for asset in ({"raster:bands": [{"nodata": nodata}]}, {"nodata": nodata}, {"bands": [{"nodata": nodata}]}):
+        found = calibrate(provider, given, assets(**asset))
+        assert found.table["B02"] == Calibration(1e-4, 0.0, nodata)
+        assert found.table[SCL].nodata == 0
+
+
+def integers(scale: float, offset: float | None = 0.0, data_type: str = "uint16") -> dict[str, Any]:
+    return {"raster:bands": [{"data_type": data_type, "scale": scale, "offset": offset, "nodata": 0}]}
+
+
+@pytest.mark.parametrize("provider", ["planetary-computer", "generic", "cdse", "earth-search"])
+@pytest.mark.parametrize("asset", [integers(1.0), integers(1.0, None), integers(0.1), integers(1.0, 0.0, "int16")])
+@pytest.mark.parametrize(("baseline", "offset"), [("05.10", -0.1), ("02.14", 0.0)])
+def test_integers_of_scale_one_are_not_believed(provider: Any, asset: Any, baseline: str, offset: float) -> None:
+    found = calibrate(provider, item(**{"s2:processing_baseline": baseline}), assets(**asset))
+    assert {c for name, c in found.table.items() if name != SCL} == {Calibration(1e-4, offset, 0)}
+    assert "not believed" in found.doubt
+    assert "not believed" in found.why
+
+
+def test_without_a_baseline_pixels_have_to_decide() -> None:
+    found = calibrate("generic", item(), assets(**integers(1.0)))
+    assert found.table["B02"] == Calibration(1.0, 0.0, 0)
+    assert found.told_offsets == ()
+    assert "not believed" in found.doubt
+
+
+def test_floats_of_scale_one_are_believed() -> None:
+    found: Radiometry = calibrate("generic", item(), assets(**integers(1.0, 0.0, "float32")))
+    assert found.table["B02"] == Calibration(1.0, 0.0, 0)
+    assert found.doubt == ""
+
+
+def test_offsets_that_differ_between_bands_yield_to_the_baseline() -> None:
+    table = assets(**raster_bands(-0.1))
+    table["B8A"] = raster_bands(0.0)
+    found = calibrate("cdse", item(**{"s2:processing_baseline": "05.10"}), table)
+    assert {c.offset for name, c in found.table.items() if name != SCL} == {-0.1}
+    found = calibrate("cdse", item(**{"s2:processing_baseline": "03.00"}), assets(**raster_bands(-0.1)))
+    assert found.told_offsets == (-0.1, 0.0)

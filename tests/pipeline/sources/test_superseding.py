@@ -8,7 +8,8 @@ import pytest
 import shapely
 from shapely.geometry import mapping
 
-from pipeline.sources.superseding import mgrs_tile, supersede
+from pipeline.sources.projections import mgrs_tile
+from pipeline.sources.superseding import supersede
 
 WHOLE = shapely.box(0, 0, 1, 1)
 
