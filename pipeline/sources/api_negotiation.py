@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipeline.errors import CatalogError
-from pipeline.sources.api_address import Api
+from pipeline.sources.api_address import Api, Endpoint
 from pipeline.sources.api_paging import Question, next_ask, turned
 from pipeline.sources.api_requests import ApiRequests, Ask, Kind, Page, Refusal
 from pipeline.sources.hrefs import Door
@@ -29,6 +29,8 @@ class Negotiation:
         """What had to be asked otherwise, for the user."""
         self._requests = ApiRequests(door)
         self._ways = [(endpoint, method) for endpoint in api.endpoints(collection) for method in endpoint.methods]
+        self._heard: list[tuple[Endpoint, str]] = []
+        """Ways that were refused for what was asked, without a word of why."""
         self._answered = False
         self._suspect: int | None = None
         """A page size that failed once, perhaps for another reason."""
@@ -116,21 +118,26 @@ class Negotiation:
             self.notes.append("the server refuses the cloud filter, and was asked without it")
             return True
         if refusal.kind is Kind.FIELDS:
-            if self._other_way():
-                return True
-            # Some do not say that it is the size of the page.
-            self.size, smaller = min(self.size, 10 if self.size > 10 else 1), self.size > 1
-            return smaller and not self._answered
+            return self._other_way(heard=True)
         if refusal.kind is not Kind.LIMIT and not self._patient:
             self._patient = True
             return True
         return False
 
-    def _other_way(self) -> bool:
-        if self._answered or len(self._ways) < 2:
+    def _other_way(self, heard: bool = False) -> bool:
+        """Goes on to the next address and method; ``heard``: this one answers, but not what it is asked."""
+        if self._answered:
             return False
-        del self._ways[0]
-        return True
+        way = self._ways.pop(0)
+        if heard:
+            self._heard.append(way)
+        if not self._ways and self.size > 1:
+            # Some do not say that it is the size of the page.
+            self._ways, self._heard, self.size = self._heard, [], 10 if self.size > 10 else 1
+        if self._ways:
+            return True
+        self._ways = [way]
+        return False
 
     def _larger(self, page: Page, ask: Ask, question: Question) -> tuple[Page, Ask]:
         """Tries the size that failed once more, before very many small pages are read: it may have been bad luck."""
