@@ -243,11 +243,13 @@ def check_catalog(subject: str, url: str) -> Check:
         return Check(subject, "fail", f"{path} is missing", "correct source.url")
     import requests
 
+    from pipeline.sources.http import plain_reason
+
     try:
         answer = requests.get(url, timeout=CATALOG_S, stream=True, headers={"User-Agent": "spex-landcover"})
         answer.close()
     except requests.RequestException as error:
-        return Check(subject, "warn", f"{url} is out of reach: {_short(error)}", _NETWORK)
+        return Check(subject, "warn", f"{url} is out of reach: {plain_reason(error)[:200]}", _NETWORK)
     if answer.status_code >= 400:
         return Check(subject, "warn", f"{url} answers with {answer.status_code}", "check source.url, or try later")
     return Check(subject, "ok", f"{url} answers")

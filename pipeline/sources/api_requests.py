@@ -127,7 +127,7 @@ class ApiRequests:
             raise Refusal(kind, f"{shown(ask.url)} does not answer in time") from error
         except requests.RequestException as error:
             reason = getattr(error.args[0], "reason", None) if error.args else None
-            raise Refusal(_kind_of(error, reason), f"{shown(ask.url)}: {_plain(str(reason or error))}") from error
+            raise Refusal(_kind_of(error, reason), f"{shown(ask.url)}: {_plain(http.plain_reason(error))}") from error
 
 
 def _sent(session: requests.Session, ask: Ask) -> requests.Response:

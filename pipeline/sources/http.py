@@ -6,6 +6,7 @@ Retries back off and include POST (STAC searches), 429 and 5xx.
 from __future__ import annotations
 
 import json
+import re
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -204,6 +205,15 @@ def get_content(http: requests.Session, url: str) -> bytes:
     with http.get(url, timeout=TIMEOUT_S, stream=True) as response:
         response.raise_for_status()
         return response.content
+
+
+_CONNECTION = re.compile(r"^\w+\(host=[^)]*\): ")
+
+
+def plain_reason(error: requests.RequestException) -> str:
+    """What went wrong, without the layers of libraries that hand it on."""
+    inner = getattr(error.args[0], "reason", None) if error.args else None
+    return _CONNECTION.sub("", str(inner or error))
 
 
 def get_json(http: requests.Session, url: str) -> Any:

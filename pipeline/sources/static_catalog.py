@@ -11,7 +11,7 @@ import requests
 
 from pipeline.errors import CatalogAddressError, CatalogError, HrefError, NoCatalogError
 from pipeline.sources import hrefs
-from pipeline.sources.http import MAX_DOCUMENT_BYTES, get_content
+from pipeline.sources.http import MAX_DOCUMENT_BYTES, get_content, plain_reason
 from pipeline.sources.json_documents import parse_document
 from pipeline.sources.local_files import catalog_file
 
@@ -64,7 +64,7 @@ def read_document(location: str, http: requests.Session) -> Any:
             text += ", access is refused; check source.url and its user and password"
         raise CatalogError(text) from None
     except requests.RequestException as error:
-        raise CatalogError(f"{name} cannot be read: {error}") from error
+        raise CatalogError(f"{name} cannot be read: {plain_reason(error)}") from error
     except HrefError as error:
         raise CatalogError(f"{name} may not be read: {error}") from error
     except FileNotFoundError:
