@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.errors import ReadError
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.copies import Notes
-from pipeline.imagery.dark_pixels import check_dark_pixels
+from pipeline.imagery.dark_pixels import SAMPLE_MIN, check_dark_pixels
 from pipeline.imagery.stack import load
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene
@@ -33,6 +33,11 @@ JUDGED_MIN = 50
 """Fewest pixels of that sample by which values are said to be no reflectance."""
 NEVER_HALF = (-0.3, 1.6)
 """Half of a place's clear pixels are never darker or brighter."""
+SELDOM_HALF = -0.015
+"""Below this half of them are only where one file of the scene is written in another way than the others; clear water
+is corrected to a little below zero."""
+DOUBTFUL = ": doubtful: "
+"""Stands in the report's lines between a scene's id and what makes the whole scene doubtful."""
 
 _Float = npt.NDArray[np.float32]
 _Bool = npt.NDArray[np.bool_]
@@ -184,11 +189,22 @@ class WindowReader:
         for scene_id in sorted(self._samples):
             sample = self._samples[scene_id]
             names = [name for name in SENTINEL2_BANDS if name in sample]
+            dark = [name for name in names if _is_half_negative(sample[name])]
+            if dark:
+                warnings.append(
+                    f"{scene_id}{DOUBTFUL}half of the pixels of {', '.join(dark)} are darker than black: these files "
+                    "have another scale or offset than the item says"
+                )
             if len(names) > 1 and len({sample[name].shape for name in names}) == 1:
                 found = check_dark_pixels(np.stack([sample[name] for name in names]), names)
                 if found:
                     warnings.append(f"{scene_id}: {found}")
         return (*(self._problems[k] for k in sorted(self._problems)), *copies, *warnings)
+
+
+def _is_half_negative(sample: _Float) -> bool:
+    known = sample[np.isfinite(sample)]
+    return len(known) >= SAMPLE_MIN and float(np.median(known)) < SELDOM_HALF
 
 
 def _sampled(part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

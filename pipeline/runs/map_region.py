@@ -18,6 +18,7 @@ from pipeline.engine.driver import EngineReport
 from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
 from pipeline.errors import StoreError
+from pipeline.imagery.window_reader import DOUBTFUL
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
 from pipeline.machine.own_files import folder_lock
@@ -207,9 +208,10 @@ def _result(
 ) -> RunResult:
     plan, skipped = prepared.plan, prepared.search.skipped
     incomplete = sum(record.incomplete for record in state.finished.values())
+    doubts = (*prepared.doubts, *_doubts_of_reading(state))
     return RunResult(
         run_id=plan.run_id,
-        exit_code=3 if state.failed or incomplete or skipped or prepared.doubts else 0,
+        exit_code=3 if state.failed or incomplete or skipped or doubts else 0,
         outputs=publication.outputs,
         seconds=seconds,
         tiles=sum(len(block.tiles) for zone in plan.zones for block in zone.blocks),
@@ -218,9 +220,15 @@ def _result(
         missing_blocks=len(state.failed),
         incomplete_blocks=incomplete,
         skipped_scenes=skipped,
-        doubtful_scenes=prepared.doubts,
+        doubtful_scenes=doubts,
         peak_memory_mb=peak_mb,
     )
+
+
+def _doubts_of_reading(state: JournalState) -> tuple[tuple[str, str], ...]:
+    """(scene id, line) of what only all bands of a scene show: a plan's examination reads a few of them."""
+    found = dict.fromkeys(problem for _, record in sorted(state.finished.items()) for problem in record.problems)
+    return tuple((scene, line) for scene, mark, line in (text.partition(DOUBTFUL) for text in found) if mark)
 
 
 # --- a finished run is not run again --------------------------------------------------------------------------------
@@ -287,7 +295,7 @@ def _earlier_result(prepared: Prepared, store: RunStore) -> RunResult | None:
             missing_blocks=0,
             incomplete_blocks=0,
             skipped_scenes=prepared.search.skipped,
-            doubtful_scenes=prepared.doubts,
+            doubtful_scenes=tuple((str(scene), str(line)) for scene, line in record["doubtful_scenes"]),
             peak_memory_mb=record["peak_memory_mb"],
             reused=True,
         )

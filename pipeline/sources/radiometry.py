@@ -139,7 +139,8 @@ def _declared_or_baseline(
         why = f"raster metadata give offsets {_offsets(said)}, which one product never has together; {_text(baseline)}"
         return {name: d.with_offset(rule) for name, d in declared.items()}, why
     missing = [name for name in declared if name not in explicit]
-    if explicit and not doubtful:
+    alike = {(declared[name].scale or SCALE, declared[name].offset or 0.0) for name in explicit} == {(SCALE, rule)}
+    if explicit and not doubtful and not alike:
         raise SceneError(
             f"{_id(item)}: {', '.join(explicit)} have raster scale and offset but {', '.join(missing)} have none; "
             "give it for every band (STAC raster extension)"
@@ -154,8 +155,9 @@ def _declared_or_baseline(
             f"{_id(item)}: neither raster scale/offset (raster:bands, or raster:scale in STAC 1.1) nor a processing "
             "baseline (s2:processing_baseline) says how DN become reflectance; add one of them to the item"
         )
+    without = f" of {', '.join(missing)}" if explicit and not doubtful else ""
     return {name: d.with_offset(rule) for name, d in declared.items()}, (
-        f"{provider} without {'believable ' if doubtful else ''}raster metadata, {_text(baseline)}"
+        f"{provider} without {'believable ' if doubtful else ''}raster metadata{without}, {_text(baseline)}"
     )
 
 

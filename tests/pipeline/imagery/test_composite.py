@@ -331,6 +331,17 @@ def test_a_scene_whose_offset_was_forgotten_is_reported(make: Callable[..., Scen
         assert read([right], Window(0, 0, 256, 256), method=method).problems == ()
 
 
+@pytest.mark.parametrize(("number", "doubted"), [(600, True), (820, True), (980, False), (1300, False)])
+@pytest.mark.parametrize("band", ["B03", "B06"])
+def test_one_file_that_carries_the_offset_already_is_told(
+    make: Callable[..., Scene], band: str, number: int, doubted: bool
+) -> None:
+    scene = make(1, dn=dict.fromkeys(SENTINEL2_BANDS, 2500) | {band: number}, baseline="05.11", size_m=2560.0)
+    problems = read([scene], Window(0, 0, 256, 256)).problems
+    found = [text for text in problems if text.startswith(f"{scene.id}: doubtful: half of the pixels of {band} are")]
+    assert len(found) == doubted
+
+
 @given(st.integers(1, 9), st.integers(0, 2**32 - 1))
 @settings(max_examples=40, deadline=None)
 def test_the_median_ignores_nan_and_equals_numpy(n: int, seed: int) -> None:

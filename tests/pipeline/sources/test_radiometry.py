@@ -99,11 +99,29 @@ def test_an_undecidable_item_says_what_to_add() -> None:
         calibrate("generic", item(), assets())
 
 
-def test_metadata_for_some_bands_only_is_refused_and_names_the_rest() -> None:
-    table = assets(**raster_bands(-0.1))
+@pytest.mark.parametrize(
+    ("baseline", "scale", "offset"),
+    [(None, 1e-4, -0.1), ("02.14", 1e-4, -0.1), ("05.10", 1e-4, 0.0), ("05.10", 1e-3, -0.1)],
+)
+def test_metadata_for_some_bands_only_is_refused_and_names_the_rest(
+    baseline: str | None, scale: float, offset: float
+) -> None:
+    table = assets(**raster_bands(offset, scale))
     table["B8A"] = {"href": "x.tif"}
     with pytest.raises(SceneError, match="B8A have none"):
-        calibrate("generic", item(), table)
+        calibrate("generic", item(**{"s2:processing_baseline": baseline}), table)
+
+
+@pytest.mark.parametrize(("baseline", "offset"), [("05.10", -0.1), ("02.14", 0.0)])
+@pytest.mark.parametrize("provider", ["generic", "earth-search"])
+def test_a_band_without_metadata_is_read_by_the_baseline_that_the_others_agree_with(
+    provider: Any, baseline: str, offset: float
+) -> None:
+    table = assets(**raster_bands(offset))
+    table["B8A"] = {"href": "x.tif"}
+    found = calibrate(provider, item(**{"s2:processing_baseline": baseline}), table)
+    assert {(c.scale, c.offset) for name, c in found.table.items() if name != SCL} == {(1e-4, offset)}
+    assert "without raster metadata of B8A" in found.why
 
 
 @pytest.mark.parametrize(
