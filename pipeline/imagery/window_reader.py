@@ -33,9 +33,10 @@ JUDGED_MIN = 50
 """Fewest pixels of that sample by which values are said to be no reflectance."""
 NEVER_HALF = (-0.3, 1.6)
 """Half of a place's clear pixels are never darker or brighter."""
-SELDOM_HALF = -0.015
-"""Below this half of them are only where one file of the scene is written in another way than the others; clear water
-is corrected to a little below zero."""
+SELDOM_HALF = {"B02": -0.015, "B03": -0.015, "B04": -0.015}
+SELDOM_HALF_INFRARED = -0.03
+"""Below this half of them are only where one file of the scene is written in another way than the others. Water is
+corrected to a little below zero in the visible bands, and to more below it in the infrared."""
 DOUBTFUL = ": doubtful: "
 """Stands in the report's lines between a scene's id and what makes the whole scene doubtful."""
 
@@ -189,7 +190,7 @@ class WindowReader:
         for scene_id in sorted(self._samples):
             sample = self._samples[scene_id]
             names = [name for name in SENTINEL2_BANDS if name in sample]
-            dark = [name for name in names if _is_half_negative(sample[name])]
+            dark = [name for name in names if _is_half_negative(name, sample[name])]
             if dark:
                 warnings.append(
                     f"{scene_id}{DOUBTFUL}half of the pixels of {', '.join(dark)} are darker than black: these files "
@@ -202,9 +203,9 @@ class WindowReader:
         return (*(self._problems[k] for k in sorted(self._problems)), *copies, *warnings)
 
 
-def _is_half_negative(sample: _Float) -> bool:
+def _is_half_negative(name: str, sample: _Float) -> bool:
     known = sample[np.isfinite(sample)]
-    return len(known) >= SAMPLE_MIN and float(np.median(known)) < SELDOM_HALF
+    return len(known) >= SAMPLE_MIN and float(np.median(known)) < SELDOM_HALF.get(name, SELDOM_HALF_INFRARED)
 
 
 def _sampled(part: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

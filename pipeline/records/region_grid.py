@@ -51,8 +51,8 @@ def grid_cells(
     except (shapely.errors.GEOSException, ValueError) as error:
         raise RegionError(f"{path} cannot be cut into cells: {error}; give it sub-regions of its own") from error
     size = grid_km * 1000.0
-    across = max(east - west, north - south) / size
-    if not across < MOST_ACROSS or projected.area / size**2 > 1.5 * max_regions:
+    # Nothing of this may overflow: a size may be any number above zero.
+    if not max(east - west, north - south) < MOST_ACROSS * size or projected.area / size > 1.5 * max_regions * size:
         raise _too_many(grid_km, path, max_regions)
     xs = _cell_edges(west, east, size)
     ys = -_cell_edges(-north, -south, size)
@@ -64,7 +64,12 @@ def grid_cells(
         return centre.x + (lon - centre.x + 180.0) % 360.0 - 180.0, lat
 
     cells: list[tuple[str, BaseGeometry]] = []
-    for row, column in sorted(_touched(projected, xs, ys, (0, len(ys) - 1, 0, len(xs) - 1), 0.1 * size)):
+    touched: list[tuple[int, int]] = []
+    for place in _touched(projected, xs, ys, (0, len(ys) - 1, 0, len(xs) - 1), 0.1 * size):
+        touched.append(place)
+        if len(touched) > 4 * max_regions:  # what lies in one cell touches four at most
+            raise _too_many(grid_km, path, max_regions)
+    for row, column in sorted(touched):
         box = shapely.segmentize(shapely.box(xs[column], ys[row + 1], xs[column + 1], ys[row]), size / 8)
         lonlat = shapely.transform(box, to_lonlat, interleaved=False)
         if not geometry.intersects(lonlat):

@@ -331,8 +331,13 @@ def test_a_scene_whose_offset_was_forgotten_is_reported(make: Callable[..., Scen
         assert read([right], Window(0, 0, 256, 256), method=method).problems == ()
 
 
-@pytest.mark.parametrize(("number", "doubted"), [(600, True), (820, True), (980, False), (1300, False)])
-@pytest.mark.parametrize("band", ["B03", "B06"])
+@pytest.mark.parametrize(
+    ("band", "number", "doubted"),
+    [
+        *(("B03", number, doubted) for number, doubted in ((600, True), (820, True), (980, False), (1300, False))),
+        *(("B06", number, doubted) for number, doubted in ((600, True), (820, False), (1300, False))),
+    ],
+)
 def test_one_file_that_carries_the_offset_already_is_told(
     make: Callable[..., Scene], band: str, number: int, doubted: bool
 ) -> None:
