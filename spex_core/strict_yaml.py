@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,15 @@ def read_yaml(path: Path) -> Any:
     Raises:
         YAMLError: Not YAML, larger or deeper than people write, or a key that is given twice.
         OSError: It cannot be read.
-        UnicodeDecodeError: It is not UTF-8.
+        UnicodeDecodeError: It is neither UTF-8 nor UTF-16 with a byte-order mark.
     """
     with path.open("rb") as file:
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise YAMLError(f"it is larger than {MAX_BYTES // 1024} KiB: no file of settings is")
     try:
-        return _load(content.decode("utf-8"), str(path))
+        utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as Windows' shells write
+        return _load(content.decode("utf-16" if utf16 else "utf-8"), str(path))
     except RecursionError as error:
         raise YAMLError(f"it is nested more than {MAX_DEPTH} deep") from error
 

@@ -23,6 +23,7 @@ from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from pipeline.settings.run_file import RunConfig
+from pipeline.settings.yaml_file import of_command_line
 from spex_core.errors import CheckpointError, LegendError, SpexError, shown
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOTHING = 1, 2, 4
@@ -231,7 +232,7 @@ def spie(
 
     config = SpieConfig.from_yaml(file)
     if output is not None:
-        config = config.model_copy(update={"output": output.resolve()})
+        config = config.model_copy(update={"output": of_command_line(output)})
     with _progress(as_json) as progress:
         result = build(config, progress)
     if not as_json:
@@ -367,7 +368,7 @@ def _config(file: Path, output: Path | None = None, address: str | None = None, 
         compute |= {"actors": actors, "min_actors": None, "max_actors": None}
     update: dict[str, Any] = {"compute": config.compute.model_copy(update=compute)}
     if output is not None:
-        update["output"] = output.resolve()
+        update["output"] = of_command_line(output)
     return config.model_copy(update=update)
 
 

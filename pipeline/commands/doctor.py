@@ -23,6 +23,7 @@ from spex_core.errors import SpexError, shown
 
 if TYPE_CHECKING:
     from pipeline.settings.run_file import RunConfig
+from pipeline.settings.yaml_file import of_command_line
 
 CATALOG_S = 4.0
 """A catalog that does not answer within so many seconds counts as out of reach."""
@@ -40,7 +41,7 @@ def examine(file: Path | None = None, output: Path | None = None) -> list[Check]
         output: Output folder to look at; default: the run file's, else the current folder.
     """
     config, checks = _run_file(file)
-    folder = output or (config.output if config is not None else Path.cwd())
+    folder = output or (config.output if config is not None else of_command_line(Path()))
     catalogs = [_meanwhile(f"catalog {name}", url) for name, url in _catalogs(config)]
     checks += [
         answered("system", check_system),

@@ -13,6 +13,17 @@ _WORLD = shapely.box(-180.0, -90.0, 180.0, 90.0)
 _BEYOND = shapely.box(180.0, -90.0, 540.0, 90.0)
 
 
+def beyond(geometry: BaseGeometry) -> bool:
+    """Whether longitudes go on past the antimeridian, as in -190..-170 or 0..360; each polygon may be 180° wide."""
+    west, south, east, north = shapely.bounds(shapely.get_parts(geometry)).T
+    return bool(
+        (west.min() < -180.0 or east.max() > 180.0)
+        and (west.min() >= -360.0 and east.max() <= 360.0)
+        and (south.min() >= -90.0 and north.max() <= 90.0)
+        and (east - west).max() <= 180.0
+    )
+
+
 def split(geometry: BaseGeometry) -> BaseGeometry:
     """Ground of a few degrees as polygons that all lie within -180..180 (RFC 7946, section 3.1.9).
 
@@ -25,9 +36,13 @@ def split(geometry: BaseGeometry) -> BaseGeometry:
             part = shapely.make_valid(
                 shapely.transform(part, lambda x, y: (np.where(x < 0.0, x + 360.0, x), y), interleaved=False)
             )
-        beyond = shapely.intersection(part, _BEYOND)
-        if not beyond.is_empty and beyond.area > 0.0:
-            parts.append(translate(beyond, -360.0))
+        elif west < -180.0:
+            part = translate(part, 360.0)
+        if part.bounds[2] > 180.0:
+            part = shapely.make_valid(part)
+        far = shapely.intersection(part, _BEYOND)
+        if not far.is_empty and far.area > 0.0:
+            parts.append(translate(far, -360.0))
             part = shapely.intersection(part, _WORLD)
         parts.append(part)
     return polygonal(shapely.union_all(parts))

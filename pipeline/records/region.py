@@ -19,9 +19,10 @@ from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import RegionError
-from pipeline.records import utm
+from pipeline.records import antimeridian, utm
 from pipeline.records.region_crs import to_lonlat
 from pipeline.records.region_formats import RegionSource, read_source
+from pipeline.records.region_geometry import is_empty, plain_geometry
 from pipeline.records.region_grid import grid_cells
 from pipeline.records.utm import epsg_at, joined_ground, polygonal, zone_parts
 
@@ -132,8 +133,8 @@ def _with_geometry(
     source: RegionSource, name_field: str, path: Path, notes: list[str]
 ) -> list[tuple[int, dict[str, Any]]]:
     """Features that have one: RFC 7946 allows null, and databases export it for what was not surveyed."""
-    there = [(i, f) for i, f in source.features if f.get("geometry") is not None]
-    missing = [_label(f, i, name_field) for i, f in source.features if f.get("geometry") is None]
+    there = [(i, f) for i, f in source.features if not is_empty(f.get("geometry"))]
+    missing = [_label(f, i, name_field) for i, f in source.features if is_empty(f.get("geometry"))]
     if not there:
         raise RegionError(
             f"{missing[0]} of {path} has no geometry, and no other feature has one: there is nothing to map"
@@ -142,6 +143,13 @@ def _with_geometry(
         some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         notes.append(f"left out, without a geometry: {some}")
     return there
+
+
+def _leaves(geometry: BaseGeometry) -> list[BaseGeometry]:
+    """The parts of a collection that are none themselves."""
+    if geometry.geom_type != "GeometryCollection":
+        return [geometry]
+    return [leaf for part in shapely.get_parts(geometry) for leaf in _leaves(part)]
 
 
 def _polygons(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeometry:
@@ -155,14 +163,15 @@ def _polygons(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeomet
             "others out)"
         )
     try:
-        geometry = shapely.force_2d(shape(data) if isinstance(data, dict) else data)
+        geometry = shapely.force_2d(shape(plain_geometry(data)) if isinstance(data, dict) else data)
     except Exception as error:  # shapely raises many kinds for malformed coordinate lists
         raise RegionError(f"{label} of {path} has malformed coordinates: {error}") from error
     if kind == "GeometryCollection":  # of KML: a polygon, and the point of its label
-        whole, geometry = geometry, polygonal(geometry)
+        parts = _leaves(geometry)
+        geometry = polygonal(shapely.GeometryCollection(parts))
         if geometry.is_empty:
             raise RegionError(f"{label} of {path} is a GeometryCollection without a polygon")
-        if any("Polygon" not in part.geom_type for part in shapely.get_parts(whole)):
+        if any("Polygon" not in part.geom_type for part in parts):
             notes.append(f"{label}: its points and lines are left out")
     return geometry
 
@@ -177,8 +186,17 @@ def _checked_geometry(data: Any, label: str, source: RegionSource, path: Path, n
     if source.crs is not None:
         geometry = to_lonlat(geometry, source.crs, f"{label} of {path}")
         xy = shapely.get_coordinates(geometry)
+    elif source.named and antimeridian.beyond(geometry):
+        geometry = antimeridian.split(geometry)
+        xy = shapely.get_coordinates(geometry)
+        notes.append(f"{label} has longitudes beyond 180°; it was split at the antimeridian")
     if (np.abs(xy[:, 0]) > 180.0).any() or (np.abs(xy[:, 1]) > 90.0).any():
         worst = xy[np.argmax(np.maximum(np.abs(xy[:, 0]) / 180.0, np.abs(xy[:, 1]) / 90.0))]
+        if np.abs(xy[:, 0]).max() <= 90.0 and np.abs(xy[:, 1]).max() <= 180.0:
+            raise RegionError(
+                f"{label} of {path} has the coordinate ({worst[0]:g}, {worst[1]:g}): latitude and longitude seem to be "
+                "swapped; the longitude comes first (RFC 7946, section 3.1.1)"
+            )
         unknown = "" if source.named else "; the file does not say in which coordinate system it is (a missing .prj?)"
         raise RegionError(
             f"{label} of {path} has the coordinate ({worst[0]:g}, {worst[1]:g}), not a longitude and latitude"

@@ -15,13 +15,12 @@ import pyproj
 
 from pipeline.errors import RegionError
 from pipeline.records.region_filter import matching
-from pipeline.records.region_json import read_json
+from pipeline.records.region_json import ACCEPTED, read_json
 from pipeline.records.region_parquet import read_parquet
 from pipeline.records.region_vectors import SIDECARS, read_vectors, sidecars
 
 MAX_FILE_BYTES = 256 * 1024 * 1024
 """Of a GeoJSON or GeoParquet file, which is read as a whole, and of what is unpacked from an archive."""
-ACCEPTED = "GeoJSON, GeoPackage, Shapefile (also zipped), KML, KMZ, FlatGeobuf and GeoParquet are read"
 
 Kind = Literal["JSON", "GPKG", "SHP", "FGB", "KML", "ZIP", "PARQUET"]
 
@@ -114,6 +113,8 @@ def kind_of(head: bytes, path: Path) -> Kind:
         raise RegionError(f"region file {path} is compressed (gzip): unpack it with gunzip")
     if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return _xml_kind(head, path)
+    if head.startswith((b"\xff\xfe<\0", b"\xfe\xff\0<")):
+        raise RegionError(f"region file {path} is XML in UTF-16: save it as UTF-8")
     if path.suffix.lower() in SIDECARS:
         raise RegionError(f"region file {path} is a part of a Shapefile: name {path.with_suffix('.shp').name}")
     return "JSON"
@@ -152,8 +153,11 @@ def _one_layer(layer: str | None, path: Path) -> None:
 
 
 def _filtered(source: RegionSource, where: str, told: str) -> RegionSource:
+    # A feature's own id is one of its fields, as GDAL has it too, where no property is called so.
+    ids = [{"id": feature["id"]} if feature.get("id") is not None else {} for _, feature in source.features]
     properties = [feature.get("properties") for _, feature in source.features]
-    numbers = matching([p if isinstance(p, dict) else {} for p in properties], where, told)
+    rows = [{**own, **p} if isinstance(p, dict) else own for own, p in zip(ids, properties, strict=True)]
+    numbers = matching(rows, where, told)
     if not numbers:
         raise RegionError(f"no feature of {told.removeprefix('region file ')} satisfies regions.where {where!r}")
     return replace(source, features=[source.features[number] for number in numbers])

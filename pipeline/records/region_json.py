@@ -12,6 +12,8 @@ import pyproj
 from pipeline.errors import RegionError
 from pipeline.records.region_crs import crs_of_member
 
+ACCEPTED = "GeoJSON, GeoPackage, Shapefile (also zipped), KML, KMZ, FlatGeobuf and GeoParquet are read"
+"""Region files, for messages."""
 _BETWEEN = re.compile(r"[\s\x1e]*")
 """What stands between the texts of a sequence."""
 _GEOMETRIES = {"Polygon", "MultiPolygon", "GeometryCollection", "Point", "MultiPoint", "LineString", "MultiLineString"}
@@ -62,6 +64,17 @@ def _documents(data: bytes, path: Path) -> list[dict[str, Any]]:
             if documents and not isinstance(documents[0], dict):
                 break
     except (ValueError, RecursionError) as error:
+        if not documents and not data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"{", b"[", b"\xff\xfe", b"\xfe\xff")):
+            what = "is empty, not JSON" if not data.strip() else "is not JSON but of a format that is not read"
+            raise RegionError(
+                f"region file {path} {what}; {ACCEPTED}: ogr2ogr -t_srs EPSG:4326 out.geojson {path.name} converts "
+                f"most others (as JSON: {error})"
+            ) from error
+        if isinstance(error, UnicodeDecodeError) and error.encoding == "utf-8":
+            raise RegionError(
+                f"region file {path} is JSON in an old encoding (Latin-1?), not in UTF-8 as GeoJSON is: "
+                f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.geojson ({error})"
+            ) from error
         which = f" (text {len(documents) + 1} of a sequence)" if documents else ""
         raise RegionError(f"region file {path} is not JSON{which}: {error}") from error
     for document in documents:

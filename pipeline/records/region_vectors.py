@@ -97,6 +97,11 @@ def read_vectors(
             raise
         except Exception as error:  # pyogrio has a dozen kinds, and GDAL's text is what helps
             reason = " ".join(str(error).replace(str(private), path.name).split())
+            if "SHAPE_RESTORE_SHX" in reason:
+                raise RegionError(
+                    f"{told} is a Shapefile without its {path.stem}.shx, which must lie beside it, as the .dbf and "
+                    ".prj should (copy all of them, or zip them)"
+                ) from None
             if where and ("SQL" in reason or "where" in reason.lower() or "column" in reason.lower()):
                 there = ", ".join(str(name) for name in info["fields"][:30]) or "none"
                 raise RegionError(

@@ -26,6 +26,7 @@ from pipeline.planning.prepare import Prepared
 from pipeline.records.result import RunResult
 from pipeline.runs.map_region import map_region, zone_contexts
 from pipeline.settings.run_file import RunConfig
+from pipeline.settings.yaml_file import of_command_line
 from pipeline.simulation import DEMO_SPEC, ArchiveSpec, publish_items, serve_files, serve_stac, write_archive
 from pipeline.simulation.stac_items import COLLECTION
 from spex_core.durable_files import put_in_place, remove
@@ -96,7 +97,7 @@ def demo(
         SpexError: The run failed.
     """
     begun = time.monotonic()
-    output = output.resolve()
+    output = of_command_line(output)
     if seed is not None:
         spec = dataclasses.replace(spec, world=dataclasses.replace(spec.world, seed=seed))
     data = _run_settings(spec, actors, checkpoint, settings or {})

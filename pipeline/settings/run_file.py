@@ -11,6 +11,8 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.errors import ConfigError
+from pipeline.settings.days import whole_day
 from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import DEFAULT_CHECKPOINT
@@ -280,6 +282,11 @@ class RunConfig(SettingsFile):
     regions: RegionsConfig = RegionsConfig()
     publish: OutputConfig = OutputConfig()
 
+    @field_validator("start", "end", mode="before")
+    @classmethod
+    def _whole_day(cls, value: Any) -> Any:
+        return whole_day(value)
+
     @field_validator("end")
     @classmethod
     def _ordered(cls, end: dt.date, info: Any) -> dt.date:
@@ -292,6 +299,8 @@ class RunConfig(SettingsFile):
         source = self.source
         others = tuple(_anchored_catalog(base, catalog) for catalog in source.others)
         source = _anchored_catalog(base, source).model_copy(update={"others": others})
+        if len({(one.provider, one.url, one.collection) for one in source.catalogs}) <= len(others):
+            raise ConfigError("source: the same catalog is listed twice, under two spellings of its path")
         roots = tuple(root if "://" in root else str(anchored(base, root)) for root in source.allowed_roots)
         return self.model_copy(
             update={

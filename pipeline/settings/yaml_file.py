@@ -6,13 +6,16 @@ refused rather than half read; each wrong field gets one line, with a suggestion
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from pipeline.errors import ConfigError
 from spex_core.strict_yaml import read_yaml
@@ -20,12 +23,27 @@ from spex_core.strict_yaml import read_yaml
 MAX_LINES = 30
 """Wrong fields that a message lists."""
 _PATH_ENDINGS = (".yaml", ".yml", ".json")
+_VARIABLE = re.compile(r"\$[A-Za-z_]\w*|\$\{\w+\}|%[A-Za-z_]\w*%")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 class Section(BaseModel):
-    """A part of a settings file: no unknown fields, and nothing changes after it was read."""
+    """A part of a settings file: no unknown fields, finite numbers, and nothing changes after it was read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_sections(cls, data: Any) -> Any:
+        """A section whose lines are all comments is null to YAML: it has its defaults."""
+        if not isinstance(data, dict) or None not in data.values():
+            return data
+        sections = {n for n, f in cls.model_fields.items() if not f.is_required() and _is_section(f.annotation)}
+        return {name: value for name, value in data.items() if value is not None or name not in sections}
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
 
 
 class SettingsFile(Section):
@@ -55,7 +73,7 @@ class SettingsFile(Section):
             if not wrong:
                 config = cls.model_validate(data)
         except ValidationError as error:
-            wrong = [_line(cls, entry) for entry in error.errors(include_url=False, include_input=False)]
+            wrong = [_line(cls, entry) for entry in error.errors(include_url=False)]
         except (RecursionError, OverflowError) as error:
             raise ConfigError(f"{name} is not a valid {cls._kind}: it holds a value out of all bounds") from error
         if config is None:
@@ -87,17 +105,41 @@ def anchored(base: Path, path: str | Path) -> Path:
     """A path of a settings file, from the file's folder on; ``~`` is the home folder.
 
     Raises:
-        ConfigError: There is no such home folder.
+        ConfigError: There is no such home folder, or it is none of this machine's paths: each would else become a
+            folder of that very name.
     """
+    text = str(path)
+    if _ADDRESS.match(text):
+        raise ConfigError(f"path {text!r} is an address: files and folders of this machine are meant, without file://")
+    if any(map(_VARIABLE.fullmatch, re.split(r"[/\\]", text))):
+        raise ConfigError(
+            f"path {text!r} holds a variable, which is not filled in: write the path out, or begin with ~"
+        )
+    if os.sep == "/" and "\\" in text and not (base / text).exists():
+        raise ConfigError(f"path {text!r} is written for Windows: on this machine / stands between folders")
     try:
         return base / Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigError(f"path {str(path)!r} starts at a home folder that is not known; write it out") from error
 
 
+def of_command_line(path: Path) -> Path:
+    """A path of the command line, from the current folder on.
+
+    Raises:
+        ConfigError: Its links go round in a circle, or the current folder has been removed.
+    """
+    try:
+        return anchored(Path() if path.is_absolute() else Path.cwd(), path).resolve()
+    except FileNotFoundError as error:
+        raise ConfigError(f"path {str(path)!r} starts at the current folder, which has been removed") from error
+    except (OSError, RuntimeError) as error:
+        raise ConfigError(f"path {str(path)!r} cannot be followed: {error}") from error
+
+
 def anchored_name(base: Path, value: str) -> str:
     """The same for a value that may also be a built-in name or an address: those are left as they are."""
-    looks_like_path = value.startswith((".", "~")) or "/" in value or value.endswith(_PATH_ENDINGS)
+    looks_like_path = value.startswith((".", "~")) or "/" in value or "\\" in value or value.endswith(_PATH_ENDINGS)
     return str(anchored(base, value)) if looks_like_path and "://" not in value else value
 
 
@@ -117,10 +159,13 @@ def read_mapping(path: Path, kind: str, help_text: str = "") -> dict[str, Any]:
     """
     try:
         data = read_yaml(path)
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{kind} {path} cannot be read: save it as UTF-8 ({error})") from error
+    except OSError as error:
         raise ConfigError(f"{kind} {path} cannot be read: {error}") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{kind} {path} is not valid YAML: {error}") from error
+        tab = " (a tab: YAML wants spaces)" if "'\\t'" in str(error) else ""
+        raise ConfigError(f"{kind} {path} is not valid YAML{tab}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{kind} {path} must be a mapping of settings" + (f", see {help_text}" if help_text else ""))
     return data
@@ -135,6 +180,9 @@ def _line(model: type[BaseModel], error: Mapping[str, Any]) -> str:
     text = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         text += _suggestion(model, place)
+    if error["type"] == "string_type" and isinstance(value := error["input"], bool | int | float | dt.date):
+        kind = {bool: "a truth value", int: "a number", float: "a number"}.get(type(value), "a date")
+        text += f"; YAML reads what stands there as {kind}: put it in quotes"
     return f"  {'.'.join(_plain(str(part)) for part in place) or '(top level)'}: {text}"
 
 

@@ -295,14 +295,14 @@ def _recheck(
 ) -> tuple[list[FoundItem], Counter[str]]:
     matched: list[FoundItem] = []
     dropped: Counter[str] = Counter()
-    seen: set[tuple[Any, Any]] = set()
+    seen: dict[tuple[Any, Any], dt.datetime] = {}
     shapely.prepare(region.geometry)
     for candidate in candidates:
         item = candidate.item
         try:
             with one_item(item):
                 item_id(item)
-                day = item_datetime(item).date()
+                moment = item_datetime(item)
                 footprint = item_footprint(item)
                 cloud = item_cloud_cover(item)
         except SceneError as error:
@@ -310,16 +310,21 @@ def _recheck(
             continue
         if collection is not None and item.get("collection") not in (collection, None):
             dropped["are of another collection"] += 1
-        elif not start <= day <= end:
+        elif not start <= moment.date() <= end:
             dropped["are outside the dates"] += 1
         elif not region.geometry.intersects(footprint):
             dropped["do not touch the region"] += 1
         elif cloud is not None and cloud > max_cloud_cover:
             dropped["are cloudier than source.max_cloud_cover"] += 1
-        elif item_key(item) in seen:
-            dropped["are repeated"] += 1
+        elif (other := seen.get(item_key(item))) is not None:
+            if other == moment:
+                dropped["are repeated"] += 1
+            else:
+                problems.append(
+                    (item_id(item), f"left out: another item, of {other:%Y-%m-%d %H:%M:%S}, has the same id")
+                )
         else:
-            seen.add(item_key(item))
+            seen[item_key(item)] = moment
             matched.append(candidate)
     return matched, dropped
 

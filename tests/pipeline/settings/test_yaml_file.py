@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import ConfigError
 from pipeline.evaluation.config import EvaluationConfig
 from pipeline.settings.run_file import RunConfig
-from pipeline.settings.yaml_file import SettingsFile
+from pipeline.settings.yaml_file import SettingsFile, of_command_line
 from pipeline.spie.config import SpieConfig
 from pipeline.training.config import TrainFile
 from spex_core.strict_yaml import MAX_BYTES
@@ -192,3 +192,106 @@ def test_no_value_of_a_field_gets_past_the_model_with_another_error(data: st.Dat
     document = {**DOCUMENTS[kind], field: data.draw(VALUES)}
     with contextlib.suppress(ConfigError):
         assert kind.from_dict(document, Path("/nowhere")).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    ("line", "day"),
+    [
+        ("2026-06-03", 3),
+        ("'2026-06-03'", 3),
+        ("2026-06-03T00:00:00Z", 3),
+        ("2026-06-03 23:59:59", 3),
+        ("'2026-06-03T23:59:59.999Z'", 3),
+        ("2026-06-03T12:00:00Z", None),
+        ("'2026-06-03T00:00:00+02:00'", None),
+        ("2026", None),
+        ("20260603", None),
+        ("2026-06", None),
+        ("2026/06/03", None),
+        ("true", None),
+    ],
+)
+def test_a_day_is_a_date_or_a_time_that_means_the_whole_of_it(line: str, day: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    text = f"name: a\nregion: r.geojson\nstart: {line}\nend: 2026-06-30\n"
+    if day is None:
+        assert re.search(r"start: .* is not a day like 2026-06-01", refusal(RunConfig, path, text))
+    else:
+        path.write_text(text)
+        assert RunConfig.from_yaml(path).start.day == day
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("$HOME/r.geojson", "holds a variable"),
+        ("${DATA}/r.geojson", "holds a variable"),
+        ("in/%USERPROFILE%/r.geojson", "holds a variable"),
+        ("s3://bucket/r.geojson", "is an address"),
+        ("file:///r.geojson", "is an address"),
+        ("C:\\data\\r.geojson", "for Windows"),
+        (".\\r.geojson", "for Windows"),
+        ("r$1.geojson", ""),
+        ("100%/r:1.geojson", ""),
+    ],
+)
+@pytest.mark.parametrize("field", ["region", "output"])
+def test_a_path_of_another_kind_becomes_no_folder_of_that_name(
+    field: str, path: str, words: str, tmp_path: Path
+) -> None:
+    if not words:
+        assert getattr(RunConfig.from_dict({**RUN, field: path}, tmp_path), field) == tmp_path / path
+        return
+    with pytest.raises(ConfigError, match=words):
+        RunConfig.from_dict({**RUN, field: path}, tmp_path)
+
+
+def test_a_catalog_under_two_spellings_of_its_path_is_one(tmp_path: Path) -> None:
+    twice = [{"provider": "generic", "url": "./c.json"}, {"provider": "generic", "url": str(tmp_path / "c.json")}]
+    with pytest.raises(ConfigError, match="listed twice"):
+        RunConfig.from_dict({**RUN, "source": twice}, tmp_path)
+
+
+def test_a_section_whose_lines_are_all_comments_has_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(RUN) + "composite:\n  # method: median\nsource: null\n")
+    assert RunConfig.from_yaml(path) == RunConfig.from_dict(RUN, tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_a_file_with_a_byte_order_mark_is_read(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    mark = "\ufeff" if encoding == "utf-16-le" else ""
+    path.write_bytes((mark + "# Zürich\r\n" + yaml.safe_dump(RUN)).encode(encoding))
+    assert RunConfig.from_yaml(path).name == "alps"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: no\n", "truth value: put it in quotes"),
+        ("name: 2026\n", "a number: put it in quotes"),
+        ("name: 2026-06-01\n", "a date: put it in quotes"),
+        ("source:\n\tprovider: generic\n", "a tab"),
+        ("name: a\nregions: {grid_km: .inf}\n", "finite number"),
+        ("# Zürich\n".encode("latin-1"), "save it as UTF-8"),
+    ],
+)
+def test_what_yaml_makes_of_a_value_is_told(text: str | bytes, words: str, tmp_path: Path) -> None:
+    assert words in refusal(RunConfig, tmp_path / "run.yaml", text)
+
+
+def test_a_path_of_the_command_line_that_goes_round_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(ConfigError, match="cannot be followed"):
+        of_command_line(tmp_path / "loop")
+
+
+def test_a_current_folder_that_was_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert of_command_line(tmp_path / "out") == tmp_path / "out"
+    with pytest.raises(ConfigError, match="has been removed"):
+        of_command_line(Path("out"))
