@@ -41,7 +41,7 @@ def catalog_file(path: Path) -> Path:
     found = written_path(Path(), str(path))
     if not _exists(found) and "\\" in str(found):
         found = written_path(Path(), str(path).replace("\\", "/"))
-    if found.is_dir():
+    if _exists(found) and found.is_dir():
         return next((found / name for name in _INDEX_FILES if _exists(found / name)), found)
     return found
 
