@@ -29,7 +29,7 @@ IMPOSSIBLE = -0.05
 Offset = Literal["doubled", "missing", "perhaps missing"]
 _Float = npt.NDArray[np.float32]
 
-_RED, _INFRARED, _SHORTWAVE = ("B04",), ("B8A", "B08"), ("B12", "B11")
+_VISIBLE, _RED, _INFRARED, _SHORTWAVE = ("B02", "B03", "B04"), ("B04",), ("B8A", "B08"), ("B12", "B11")
 
 
 def check_dark_pixels(reflectance: _Float, bands: Sequence[str] = SENTINEL2_BANDS) -> str | None:
@@ -79,6 +79,23 @@ def offset_evidence(reflectance: _Float, bands: Sequence[str]) -> Offset | None:
     if vegetation >= 0.03 and beyond_haze:
         return "missing"
     return "perhaps missing" if max(vegetation, water) >= 0.01 else None
+
+
+def bright_vegetation(reflectance: _Float, bands: Sequence[str], vegetated: npt.NDArray[np.bool_]) -> bool:
+    """Whether vegetation is nowhere dark in the visible bands, where no band beyond them could tell an offset.
+
+    Haze may lift them as much: this is a doubt, and no evidence to act on.
+
+    Args:
+        reflectance: ``[len(bands), n]`` float32, NaN = none.
+        bands: Any of ``SENTINEL2_BANDS``.
+        vegetated: bool ``[n]``: what the scene classification calls vegetation.
+    """
+    visible = [position for position, name in enumerate(bands) if name in _VISIBLE]
+    if not visible or any(name in bands for name in (*_INFRARED, *_SHORTWAVE)):
+        return False
+    pixels = whole_pixels(reflectance[visible][:, vegetated])
+    return pixels.shape[1] >= SAMPLE_MIN and darkest(pixels) >= NO_DARKER
 
 
 def darkest(pixels: _Float) -> float:

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.imagery.dark_pixels import SAMPLE_MIN, STEP, darkest, offset_evidence, whole_pixels
+from pipeline.imagery.dark_pixels import (
+    NO_DARKER,
+    SAMPLE_MIN,
+    STEP,
+    bright_vegetation,
+    darkest,
+    offset_evidence,
+    whole_pixels,
+)
 from pipeline.imagery.nodata_leaks import REFLECTANCES, Leak, find_leak
 from pipeline.imagery.scene_sample import FileSample, SceneSample
 from pipeline.records.scene import SCL, Scene, SceneAsset
@@ -24,6 +32,7 @@ from pipeline.sources.radiometry import BASELINE_OFFSET, SCALE
 
 UNUSED_CLASSES = (0, 1, 3, 8, 9, 10)
 """Of the scene classification: nodata, defective, shadow, clouds. The rest is ground."""
+VEGETATION_CLASS = 4
 DARK_CLASS = 2
 """Shadows of terrain, which are sometimes corrected too far."""
 LAND_OR_CLOUD = (4, 5, 8, 9, 11)
@@ -90,7 +99,14 @@ def examine(scene: Scene, sample: SceneSample) -> Verdict:
             lit = usable & (sample.classes != DARK_CLASS)
             ground = lit if lit.sum() >= SAMPLE_MIN else usable
         for names in _groups(scene, list(bands)):
-            scene = _with_possible_offset(scene, {n: bands[n] for n in names}, ground, changes, doubts)
+            group = {n: bands[n] for n in names}
+            scene = _with_possible_offset(scene, group, ground, changes, doubts)
+            vegetated = None if ground is None else ground & (sample.classes == VEGETATION_CLASS)
+            if vegetated is not None and bright_vegetation(reflectance(scene, group, ground), names, vegetated):
+                doubts.append(
+                    f"doubtful: vegetation is nowhere darker than reflectance {NO_DARKER:g}: haze, or an offset of "
+                    f"{BASELINE_OFFSET:g} that is still in the files"
+                )
     except Impossible as reason:
         return Verdict(scene, tuple(changes), tuple(doubts), str(reason))
     return Verdict(scene, tuple(changes), tuple(doubts))

@@ -140,6 +140,18 @@ def test_any_bands_can_be_examined(bands: tuple[str, ...]) -> None:
     assert way(examine(scene_of(offset=-0.1), sample))[1] == 0.0
 
 
+@pytest.mark.parametrize("cover", ["forest", "crops", "desert", "salt", "snow", "lake", "winter forest"])
+@pytest.mark.parametrize("left_in", [True, False])
+def test_without_infrared_an_offset_left_in_is_a_doubt_where_there_is_vegetation(cover: str, left_in: bool) -> None:
+    reflectance, classes = ground({cover: 1.0})
+    whole = sample_of(digital(reflectance, -0.1), classes)
+    sample = dataclasses.replace(whole, bands={name: whole.bands[name] for name in ("B02", "B04")})
+    verdict = examine(scene_of(offset=0.0 if left_in else -0.1), sample)
+    assert (verdict.refused, verdict.changes) == ("", ())
+    vegetated = cover in ("forest", "crops", "winter forest")
+    assert bool(verdict.doubts) == (left_in and vegetated)
+
+
 def test_haze_over_a_forest_is_no_offset() -> None:
     reflectance, classes = ground({"forest": 1.0, "crops": 1.0})
     hazy = reflectance + np.array([[0.12], [0.1], [0.05], [0.01]], np.float32)
