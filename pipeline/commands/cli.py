@@ -91,7 +91,7 @@ def plan(file: RunFile, output: Output = None, as_json: AsJson = False) -> None:
     check_output(config.output, config.publish.collection_id)
     with _progress(as_json) as progress:
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare_run(config)
+        prepared = prepare_run(config, progress)
         rates = (
             known_rates(run_kind(config, prepared.plan, prepared.fingerprint))
             if config.compute.address is None

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -44,18 +44,25 @@ class Examination:
     """(scene id, reason), sorted."""
 
 
-def examine_scenes(scenes: Sequence[Scene], door: AssetDoor | None = None) -> Examination:
+def examine_scenes(
+    scenes: Sequence[Scene], door: AssetDoor | None = None, sampled: Callable[[], None] | None = None
+) -> Examination:
     """Reads samples and judges; a scene whose files cannot be read now stays as it is.
 
     Args:
         scenes: Of a search.
         door: What may be opened; None: each file's own server.
+        sampled: Is called after each scene.
     """
     reading = _Reading(door)
     remote = any(_is_remote(scene) for scene in scenes)
     threads = REMOTE_SCENES if remote else LOCAL_SCENES
     with ThreadPoolExecutor(threads, thread_name_prefix="examine") as pool:
-        samples = list(pool.map(reading.sample, scenes))
+        samples: list[SceneSample | None] = []
+        for sample in pool.map(reading.sample, scenes):
+            samples.append(sample)
+            if sampled is not None:
+                sampled()
     if reading.kept:
         forget_old_samples()
     unread = sum(sample is None for sample in samples)

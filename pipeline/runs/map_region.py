@@ -63,7 +63,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         if foreign:
             progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
         progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare_run(config)
+        prepared = prepare_run(config, progress)
         check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
