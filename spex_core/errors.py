@@ -8,7 +8,7 @@ LONGEST_MESSAGE = 8000
 """Characters of a message; the middle of a longer one is left out."""
 
 
-def shown(text: str, longest: int = LONGEST_MESSAGE) -> str:
+def harmless(text: str, longest: int = LONGEST_MESSAGE) -> str:
     """A text that a terminal, a log or a page shows and does not act on.
 
     Messages repeat ids, paths and values of files that others have written. Whatever is neither printable nor a line
@@ -31,11 +31,11 @@ class SpexError(Exception):
     """Base of every error that SPEX raises on purpose (``spex_core`` and ``pipeline`` alike).
 
     Every subclass must survive pickling, because errors cross Ray processes: construct it from one message, which is
-    kept as :func:`shown` makes it.
+    kept as :func:`harmless` makes it.
     """
 
     def __init__(self, message: object = "") -> None:
-        super().__init__(shown(str(message)))
+        super().__init__(harmless(str(message)))
 
 
 class LegendError(SpexError):

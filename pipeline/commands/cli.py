@@ -24,7 +24,7 @@ from pipeline.machine import allocator, interruption, standard_streams, wheel_da
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from pipeline.settings.run_file import RunConfig
 from pipeline.settings.yaml_file import of_command_line
-from spex_core.errors import CheckpointError, LegendError, SpexError, shown
+from spex_core.errors import CheckpointError, LegendError, SpexError, harmless
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOTHING = 1, 2, 4
 
@@ -373,7 +373,7 @@ def _config(file: Path, output: Path | None = None, address: str | None = None, 
 
 
 def _say(message: str) -> None:
-    print(shown(message), file=sys.stderr)
+    print(harmless(message), file=sys.stderr)
 
 
 def _end(document: dict[str, Any], as_json: bool, code: int) -> None:

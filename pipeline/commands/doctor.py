@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import BadInputError, InstallationError
 from pipeline.machine.preflight import Check, answered, check_folder, machine_checks
-from spex_core.errors import SpexError, shown
+from spex_core.errors import SpexError, harmless
 
 if TYPE_CHECKING:
     from pipeline.settings.run_file import RunConfig
@@ -102,9 +102,9 @@ def lines(checks: Sequence[Check]) -> list[str]:
     width = max((len(check.subject) for check in checks), default=0)
     told = []
     for check in checks:
-        told.append(f"{check.state:<4}  {check.subject:<{width}}  {' '.join(shown(check.found).split())}")
+        told.append(f"{check.state:<4}  {check.subject:<{width}}  {' '.join(harmless(check.found).split())}")
         if check.mend and check.state != "ok":
-            told.append(f"{'':<4}  {'':<{width}}  -> {' '.join(shown(check.mend).split())}")
+            told.append(f"{'':<4}  {'':<{width}}  -> {' '.join(harmless(check.mend).split())}")
     return told
 
 

@@ -196,7 +196,8 @@ def _unpacked(path: Path, *, layer: str | None, where: str | None, fields: Seque
                 return read_source(private, layer=layer, where=where, fields=fields, most=most)
             except RegionError as error:
                 raise RegionError(str(error).replace(str(private), f"{path} ({name[:100]})")) from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, zipfile.LargeZipFile) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, zipfile.LargeZipFile) as error:
+        # RuntimeError, and what derives from it: a password is wanted, or another method of compression.
         raise RegionError(f"region file {path} is an archive that cannot be unpacked: {error}") from error
 
 

@@ -20,7 +20,7 @@ _NAME_KEYS = (
 _DOTTED = re.compile(r"^[Nn]?(\d{1,2})\.(\d{1,2})$")
 _DIGITS = re.compile(r"^[Nn]?(\d{1,2})(\d{2})$")
 _IN_PRODUCT_NAME = re.compile(r"(?:^|[_/])N(\d{2})\.?(\d{2})(?=_|\.SAFE|/|$)")
-_FIRST_ON_SALE = 3
+_FIRST_PRODUCT_BASELINE = 3
 """Sen2Cor's own versions (2.8, 2.11) stand in ``processing:version`` too; below this only ``02.14`` is a baseline."""
 _WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 
@@ -31,7 +31,7 @@ def processing_baseline(item: Mapping[str, Any]) -> tuple[int, int] | None:
     for key in _BASELINE_KEYS:
         value = properties.get(key)
         found = parse_baseline(value)
-        if key == "processing:version" and found is not None and found[0] < _FIRST_ON_SALE:
+        if key == "processing:version" and found is not None and found[0] < _FIRST_PRODUCT_BASELINE:
             found = found if re.match(r"^[Nn]?0", str(value).strip()) else None
         if found is not None:
             return found

@@ -48,9 +48,10 @@ def item_epsg(item: Mapping[str, Any], assets: Sequence[Mapping[str, Any]] = ())
 
 
 def mgrs_tile(item: Mapping[str, Any]) -> str | None:
-    """MGRS tile of an item, such as ``31UFS``: from its properties, else from its id; else None."""
+    """MGRS tile of an item, such as ``31UFS``: from its properties, in the words of older catalogs too, or its id."""
     properties = _properties(item)
-    for value in (properties.get("s2:mgrs_tile"), properties.get("grid:code"), item.get("id")):
+    for key in ("s2:mgrs_tile", "grid:code", "odc:region_code", "id"):
+        value = item.get("id") if key == "id" else properties.get(key)
         found = _TILE.search(str(value or "").upper().replace("_", " ").replace("MGRS-", ""))
         if found:
             return found[1].zfill(5)

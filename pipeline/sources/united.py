@@ -30,7 +30,6 @@ MOST_OF_A_DATATAKE = dt.timedelta(hours=1)
 SAME_GROUND = 0.5
 """Footprints share so much of the larger one: copies of one product, and not the two halves of a granule."""
 _DATATAKE = re.compile(r"(?:^GS2[A-Z]_|^S2[A-Z]_MSIL\d[A-Z]_)(\d{8}T\d{6})(?=_|$)")
-_TILE = re.compile(r"\d{1,2}[C-HJ-NP-X][A-HJ-NP-Z][A-HJ-NP-V]")
 
 
 @dataclass(frozen=True)
@@ -100,16 +99,7 @@ class _Known:
 
 def placed(scene: Scene, item: Mapping[str, Any]) -> Scene:
     """The scene with its MGRS tile and the time of its datatake, as far as its item tells them."""
-    return dataclasses.replace(scene, tile=granule_tile(item), datatake_start=datatake_start(item))
-
-
-def granule_tile(item: Mapping[str, Any]) -> str:
-    """MGRS tile of an item, also in the words of older catalogs; "" where it is not known."""
-    properties = item_properties(item)
-    region = str(properties.get("odc:region_code") or "").upper()
-    parts = [properties.get(f"sentinel:{name}") for name in ("utm_zone", "latitude_band", "grid_square")]
-    tile = mgrs_tile(item) or (region if _TILE.fullmatch(region) else "") or "".join(str(p) for p in parts if p)
-    return tile.zfill(5) if _TILE.fullmatch(tile) else ""
+    return dataclasses.replace(scene, tile=mgrs_tile(item) or "", datatake_start=datatake_start(item))
 
 
 def datatake_start(item: Mapping[str, Any]) -> dt.datetime | None:
@@ -213,7 +203,7 @@ def _known(catalog: int, offer: Offer) -> _Known:
     return _Known(
         catalog=catalog,
         offer=offer,
-        tile=granule_tile(item),
+        tile=mgrs_tile(item) or "",
         time=item_datetime(item),
         datatake_start=datatake_start(item),
         baseline=processing_baseline(item),

@@ -139,7 +139,7 @@ def as_yaml(document: Any, dice: random.Random) -> bytes:
             (
                 "a: &a [x, x, x]\nb: &b [*a, *a, *a]\nc: [*b, *b, *b]\n",
                 "e: &e [*e]\n",
-                "f: !!python/object/apply:os.system [touch /tmp/spex-fuzz-was-here]\n",
+                "f: !!python/object/apply:os.system [touch was-here]\n",
                 "<<: {name: other}\n",
                 "? [1, 2]\n: 3\n",
                 "name: again\n",

@@ -15,7 +15,8 @@ from shapely.geometry import mapping
 
 from pipeline.planning.scene_order import compositing_order
 from pipeline.records.scene import Scene, SceneAsset
-from pipeline.sources.united import Offer, datatake_start, granule_tile, unite
+from pipeline.sources.projections import mgrs_tile
+from pipeline.sources.united import Offer, datatake_start, unite
 
 WHOLE = shapely.box(0, 0, 1, 1)
 NORTH, SOUTH = shapely.box(0, 0.45, 1, 1), shapely.box(0, 0, 1, 0.55)
@@ -32,7 +33,7 @@ def offer(
     asset = SceneAsset(href or f"https://{catalog}.test/{identifier}.tif", 1e-4, -0.1)
     scene = Scene(
         identifier, "c", catalog, time, 10.0, 32631, where.bounds, mapping(where), {"B02": asset}, "by hand",
-        tile=granule_tile(item), datatake_start=datatake_start(item),
+        tile=mgrs_tile(item) or "", datatake_start=datatake_start(item),
     )  # fmt: skip
     return Offer(item, None if reason else scene, reason)
 
