@@ -15,7 +15,12 @@ import numpy.typing as npt
 from pipeline.records.scene import SCL_GROWING, SCL_NODATA
 
 
-def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px: int) -> npt.NDArray[np.bool_]:
+def clear_mask(
+    scl: npt.NDArray[np.uint8],
+    mask_scl: Sequence[int],
+    dilation_px: int,
+    detected: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.bool_]:
     """Pixels that may be used.
 
     Args:
@@ -23,13 +28,18 @@ def clear_mask(scl: npt.NDArray[np.uint8], mask_scl: Sequence[int], dilation_px:
             casts its margin into it and neighbouring windows agree.
         mask_scl: Classes not to use.
         dilation_px: Cloud and shadow grow by this many pixels (Euclidean distance of pixel centres).
+        detected: Cloud and shadow that something else than the classification has found, bool of the same shape.
 
     Returns:
         bool [h, w].
     """
     unusable = _one_of((SCL_NODATA, *mask_scl))[scl]
+    if detected is not None:
+        unusable |= detected
     if dilation_px:
         growing = _one_of([c for c in mask_scl if c in SCL_GROWING])[scl]
+        if detected is not None:
+            growing |= detected
         if growing.any():
             unusable |= grow(growing, dilation_px)
         unusable = unusable[dilation_px:-dilation_px, dilation_px:-dilation_px]

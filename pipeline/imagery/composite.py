@@ -7,7 +7,7 @@ result does not depend on how the map is cut into windows. Memory does not grow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 from pipeline.imagery.candidates import Candidate, candidates_for
 from pipeline.imagery.observations import Observations, choose_observations
 from pipeline.imagery.open_pixels import extent_of, masks_where_open
+from pipeline.imagery.outliers import outlying
 from pipeline.imagery.window_reader import WindowReader
 from pipeline.planning.lattice import union_window
 from pipeline.records.plan import Window, ZoneGrid
@@ -24,6 +25,7 @@ from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import SENTINEL2_BANDS
+from spex_core.cloud_classes import cloud_bands
 
 IMAGES_PER_LOAD = 10
 """Bands of scenes that are held at once, besides the values kept for the median: half of those of two dates."""
@@ -69,31 +71,62 @@ def read_composite(
     reader = WindowReader(grid, window, composite, door)
     candidates = candidates_for(scenes, grid, window)
     if composite.method == "median":
-        reflectance, count = _median(reader, candidates, composite.max_observations)
+        reflectance, count = _median(reader, candidates, composite)
     else:
         reflectance, count = _least_cloudy_first(reader, candidates)
     return Composite(reflectance, count, reader.report(), reader.unread, tuple(sorted(reader.used)))
 
 
-def _median(reader: WindowReader, candidates: Sequence[Candidate], limit: int) -> tuple[_Float, npt.NDArray[np.uint8]]:
+def _median(
+    reader: WindowReader, candidates: Sequence[Candidate], composite: CompositeConfig
+) -> tuple[_Float, npt.NDArray[np.uint8]]:
     while True:
-        observations = choose_observations(reader, candidates, limit)
-        result = _median_of(reader, observations)
+        observations = choose_observations(reader, candidates, composite.max_observations)
+        result = _median_of(reader, observations, composite.reject_outliers)
         if result is not None:
             reader.used = {use.scene.id for use in observations.uses}
             return result
         # A file failed half-way: its scene is out, and every pixel it held is decided again.
 
 
-def _median_of(reader: WindowReader, observations: Observations) -> tuple[_Float, npt.NDArray[np.uint8]] | None:
+def _median_of(
+    reader: WindowReader, observations: Observations, reject_outliers: bool
+) -> tuple[_Float, npt.NDArray[np.uint8]] | None:
     reflectance = np.full((len(SENTINEL2_BANDS), *reader.shape), np.nan, np.float32)
+    count = observations.layers.count()
+    if not observations.uses:
+        return reflectance, count
+    bands = _bands(observations.uses[0].scene)
+    rejected: npt.NDArray[np.bool_] | None = None
+    if reject_outliers and len(observations.layers) > 1:
+        blue, _, red, infrared, *_ = cloud_bands([name for _, name in bands])
+        telling = [(i, name) for i, name in enumerate((blue, red, infrared)) if name is not None]
+        dates: list[_Float] = []
+        for _, stack in _stacks(reader, observations, telling):
+            if stack is None:
+                return None
+            dates.append(stack.copy())
+        rejected = outlying(*dates)
+        del dates
+    for position, stack in _stacks(reader, observations, bands):
+        if stack is None:
+            return None
+        if rejected is not None:
+            stack[rejected] = np.nan
+        reflectance[position], observed = nan_median(stack)
+        # Where a file has nodata although the classification does not say so, the scarcest band counts.
+        np.minimum(count, observed, out=count)
+    reflectance[:, count == 0] = np.nan
+    return reflectance, count
+
+
+def _stacks(
+    reader: WindowReader, observations: Observations, bands: Sequence[tuple[int, str]]
+) -> Iterator[tuple[int, _Float | None]]:
+    """Position and dates of each band, float32 [layer, h, w], overwritten by the next; None: a file failed, the end."""
     # Uses of like extent are read together, so that a spot filled from many scenes is not read as whole windows.
     uses = sorted(observations.uses, key=lambda use: use.extent.height * use.extent.width, reverse=True)
-    count = observations.layers.count()
-    if not uses:
-        return reflectance, count
     stack = np.empty((len(observations.layers), *reader.shape), np.float32)
-    bands = _bands(uses[0].scene)
     bands_per_load = max(1, IMAGES_PER_LOAD // len(uses))
     for first in range(0, len(bands), bands_per_load):
         positions, names = zip(*bands[first : first + bands_per_load], strict=True)
@@ -102,18 +135,15 @@ def _median_of(reader: WindowReader, observations: Observations) -> tuple[_Float
             extent = union_window([use.extent for use in group])
             values = reader.bands([use.scene for use in group], names, extent)
             if values is None:
-                return None
+                yield positions[0], None
+                return
             for channel, position in enumerate(positions):
                 if begin == 0:  # of few scenes several bands are loaded, of many one
                     stack.fill(np.nan)
                 observations.place(group, values[:, channel], extent, stack)
                 if begin + len(group) == len(uses):
-                    reflectance[position], observed = nan_median(stack)
-                    # Where a file has nodata although the classification does not say so, the scarcest band counts.
-                    np.minimum(count, observed, out=count)
+                    yield position, stack
             del values  # before the next are read
-    reflectance[:, count == 0] = np.nan
-    return reflectance, count
 
 
 def _bands(scene: Scene) -> list[tuple[int, str]]:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ReadError
+from pipeline.imagery.cloud_detection import detect_clouds
 from pipeline.imagery.cloud_mask import clear_mask
 from pipeline.imagery.copies import Notes
 from pipeline.imagery.dark_pixels import SAMPLE_MIN, check_dark_pixels
@@ -54,7 +55,8 @@ class WindowReader:
         self.window = window
         self._door = door
         self.shape = (window.height, window.width)
-        self._mask_scl = composite.mask_scl
+        self._mask_scl = composite.masked_scl
+        self._cloud_checkpoint = None if composite.cloud_mask == "scl" else composite.cloud_checkpoint
         self._dilation_px = composite.dilation_px(grid.resolution_m)
         self._kept: dict[str, npt.NDArray[np.uint8]] = {}
         """Scene id → bits of (seen, clear) of the whole window: asked for again when a file fails half-way."""
@@ -94,6 +96,7 @@ class WindowReader:
                 self._read_masks([scene], part)
             except ReadError as error:
                 self._problems[scene.id] = f"{scene.id}: {SCL}: {error}"
+            if self.failed(scene):
                 return None
         packed = self._ahead.pop((scene.id, part), None)
         if packed is None:
@@ -124,6 +127,13 @@ class WindowReader:
             classes = np.nan_to_num(scl, nan=0.0).astype(np.uint8)
             seen = classes[halo : halo + height, halo : halo + width] != 0
             clear = clear_mask(classes, self._mask_scl, halo)
+            if self._cloud_checkpoint is not None and clear.any():
+                try:
+                    detected = detect_clouds(scene, self.grid, grown, self._cloud_checkpoint, self._door, self._notes)
+                except ReadError as error:
+                    self._note_unread(scene, error)
+                    continue
+                clear = clear_mask(classes, self._mask_scl, halo, detected)
             packed = np.packbits(np.stack([seen, clear]), axis=-1)
             if (height, width) == self.shape and len(self._kept) < MASKS_KEPT:
                 self._kept[scene.id] = packed
@@ -141,11 +151,11 @@ class WindowReader:
         try:
             values = load(scenes, names, self.grid, self.within_grid(part), self._door, self._notes)
         except ReadError as error:
-            culprits = [(s, n) for s in scenes for n in names if str(error).startswith(f"{s.assets[n].href} ")]
+            culprits = [scene for scene in scenes if _names_file_of(scene, error)]
             if not culprits:
                 raise
-            for scene, name in culprits:
-                self._problems[scene.id] = f"{scene.id}: {name}: {error}"
+            for scene in culprits:
+                self._note_unread(scene, error)
             return None
         for i, scene in enumerate(scenes):
             for j, name in enumerate(names):
@@ -154,6 +164,10 @@ class WindowReader:
                 values[i, j] += np.float32(asset.offset)
                 self._sample_band(scene, name, part, values[i, j])
         return None if any(self.failed(scene) for scene in scenes) else values
+
+    def _note_unread(self, scene: Scene, error: ReadError) -> None:
+        name = next((n for n, asset in scene.assets.items() if str(error).startswith(f"{asset.href} ")), "")
+        self._problems[scene.id] = f"{scene.id}: {name}: {error}"
 
     def _sample_clear(self, scene: Scene, part: Window, clear: _Bool) -> None:
         if not clear.any():
@@ -201,6 +215,10 @@ class WindowReader:
                 if found:
                     warnings.append(f"{scene_id}: {found}")
         return (*(self._problems[k] for k in sorted(self._problems)), *copies, *warnings)
+
+
+def _names_file_of(scene: Scene, error: ReadError) -> bool:
+    return any(str(error).startswith(f"{asset.href} ") for asset in scene.assets.values())
 
 
 def _is_half_negative(name: str, sample: _Float) -> bool:

@@ -321,9 +321,14 @@ def _model_name(prepared: Prepared) -> str:
 def _lineage(prepared: Prepared, scenes: int) -> str:
     config = prepared.config
     how = "median" if config.composite.method == "median" else "least cloudy first"
+    masks = {
+        "scl": "scene classification",
+        "model": "a cloud network",
+        "both": "scene classification and a cloud network",
+    }
     return (
-        f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by scene "
-        f"classification and composited ({how}); {_model_name(prepared)} classified tiles of "
+        f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by "
+        f"{masks[config.composite.cloud_mask]} and composited ({how}); {_model_name(prepared)} classified tiles of "
         f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px, merged by weights that sum to one."
     )
 

@@ -19,6 +19,7 @@ from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import DEFAULT_STORE_MB, RunConfig
 from spex_core.bands import BANDS, SENTINEL2_BANDS
+from spex_core.cloud_classes import cloud_bands
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
@@ -38,6 +39,8 @@ DRAFT_BYTES_PER_PIXEL = 1.0 + 4.0 / 3.0
 """Of a map while it is written: an uncompressed draft, and its copy with overviews."""
 WORKER_BYTES = 700_000_000
 """Resident size of one worker process with its libraries loaded."""
+NETWORK_HALO_M = 1280.0
+"""Ground around a window that the cloud network looks at."""
 SEAM_PX = 2.0
 """A gap that is nowhere wider than this from a footprint is none."""
 METRES_PER_DEGREE = 111_000.0
@@ -83,7 +86,8 @@ class PlanSummary:
     tiles: int
     bytes_to_read: int
     """Decoded bytes of all bands and the SCL over all read windows; of the scenes there, at most
-    ``composite.max_observations`` (more masks are read where clouds persist)."""
+    ``composite.max_observations`` (more masks are read where clouds persist). With a cloud network, its bands of
+    the windows and their surroundings besides."""
     compressed_bytes_to_read: int
     """The same on the wire."""
     peak_memory_bytes: int
@@ -249,8 +253,15 @@ def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> i
     windows = [block.read_window for block in zone.blocks]
     counts = _scenes_per_window(windows, zone, scenes)
     read = np.minimum(counts, config.composite.max_observations)
+    step = zone.grid.resolution_m
     pixels = np.array([window.height * window.width for window in windows], dtype=np.float64)
-    return round(float((pixels * read).sum()) * bytes_per_pixel(zone.grid.resolution_m, config.source.bands))
+    found = float((pixels * read).sum()) * bytes_per_pixel(step, config.source.bands)
+    if config.composite.cloud_mask != "scl":  # the network looks beyond the window, before its pixels are read
+        halo = 2 * NETWORK_HALO_M / step
+        around = np.array([(window.height + halo) * (window.width + halo) for window in windows])
+        bands = [name for name in cloud_bands(config.source.bands) if name]
+        found += float((around * read).sum()) * (bytes_per_pixel(step, bands) - bytes_per_pixel(step, ()))
+    return round(found)
 
 
 def _scenes_per_window(windows: Sequence[Window], zone: ZonePlan, scenes: Iterable[Scene]) -> np.ndarray:

@@ -21,11 +21,14 @@ from pipeline.planning.software import reaching
 from pipeline.records.plan import ZonePlan
 from pipeline.records.scene import SCL, SCL_GROWING, SCL_NODATA, Scene, SceneAsset
 from pipeline.records.utm import northing_shift_m
+from pipeline.settings.cloud_model import cloud_fingerprint
 from pipeline.settings.model import INDEX_RULES, compiles, device_kind, precision_for, tiles_per_forward
 from pipeline.settings.run_file import CompositeConfig, RunConfig
 from pipeline.sources.file_identity import file_identity
 from spex_core.legend import Legend
 
+OUTLIERS_VERSION = 1
+"""Rises when the same dates of a pixel are judged otherwise."""
 FOOTPRINT_STEPS_PER_DEGREE = 2**14
 """Footprints count to 7 m: readers look 2 km around them. A binary step, because no decimal lies between two."""
 EXTENT_STEPS_PER_METRE = 2**10
@@ -65,6 +68,10 @@ def run_id(
         "network": _network(config, zones) if network else None,
         "software": reaching(software, network=network),
     }
+    if (clouds := cloud_fingerprint(config.composite)) is not None:
+        identity["clouds"] = [config.composite.cloud_mask, clouds, software.get("torch")]
+    if config.composite.reject_outliers:
+        identity["outliers"] = OUTLIERS_VERSION
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -84,8 +91,8 @@ def _network(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
 
 
 def _masking(composite: CompositeConfig, resolution_m: float) -> dict[str, Any]:
-    masked = sorted({SCL_NODATA, *(value for value in composite.mask_scl if 0 <= value <= 255)})
-    grows = any(value in SCL_GROWING for value in masked)
+    masked = sorted({SCL_NODATA, *(value for value in composite.masked_scl if 0 <= value <= 255)})
+    grows = composite.cloud_mask != "scl" or any(value in SCL_GROWING for value in masked)
     return {
         "method": composite.method,
         "mask_scl": masked,

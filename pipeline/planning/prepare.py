@@ -15,6 +15,7 @@ from pipeline.planning.zones import zone_areas
 from pipeline.records.plan import MapPlan
 from pipeline.records.region import Region, read_region
 from pipeline.records.scene import Scene
+from pipeline.settings.cloud_model import check_cloud_mask
 from pipeline.settings.model import check_device, check_model, classifier_fingerprint
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
@@ -61,6 +62,7 @@ def prepare(config: RunConfig, examine: Examine | None = None) -> Prepared:
     legend = Legend.from_yaml(config.legend)
     check_device(config.model, config.compute)
     check_model(config.model, config.source.bands)
+    check_cloud_mask(config.composite, config.source.bands)
     fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions
     region = read_region(

@@ -45,6 +45,8 @@ class RunKind:
     threads: int
     scenes: int
     """That a pixel is made from, at most."""
+    clouds: str = "scl"
+    """What masks them."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def run_kind(config: RunConfig, plan: MapPlan, fingerprint: str) -> RunKind:
         actors=local_actors(config.compute),
         threads=config.compute.threads_per_actor,
         scenes=min(config.composite.max_observations, max((len(zone.scene_ids) for zone in plan.zones), default=0)),
+        clouds=config.composite.cloud_mask,
     )
 
 

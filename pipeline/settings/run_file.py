@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.errors import ConfigError
+from pipeline.records.scene import SCL_GROWING
 from pipeline.settings.days import whole_day
 from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import SENTINEL2_BANDS
-from spex_core.checkpoints import DEFAULT_CHECKPOINT
+from spex_core.checkpoints import DEFAULT_CHECKPOINT, DEFAULT_CLOUD_CHECKPOINT
 
 Provider = Literal["earth-search", "planetary-computer", "cdse", "generic"]
 Explain = Literal["none", "brief", "full"]
@@ -100,11 +101,33 @@ class CompositeConfig(Section):
     method: Literal["median", "least-cloudy-first"] = "median"
     mask_scl: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
     """Scene classification values that are not used: nodata, saturated, shadow, clouds, cirrus. Snow (11) stays."""
+    cloud_mask: Literal["scl", "model", "both"] = "scl"
+    """What decides where cloud and its shadow are: the scene classification, the cloud network instead of its values 3,
+    8, 9 and 10, or either of the two. The network reads six bands of every date and takes about a CPU second for a
+    hundred square kilometres of each."""
+    cloud_checkpoint: str = DEFAULT_CLOUD_CHECKPOINT
+    """Built-in name or folder of the cloud network."""
     mask_dilation_px: int = Field(default=2, ge=0, le=64)
     """Cloud and shadow are grown by this many 10 m pixels."""
+    reject_outliers: bool = False
+    """Leaves out of a pixel's median the dates that are far brighter or darker than its others: cloud and shadow that
+    the masks have missed. Takes ``method: median`` and blue, red and near infrared."""
     max_observations: int = Field(default=8, ge=1, le=64)
     """A pixel's median is over the so many least cloudy passes that saw it; bounds memory. Where all of them are
     cloudy, the next clear one is taken."""
+
+    @model_validator(mode="after")
+    def _outliers_of_a_median(self) -> CompositeConfig:
+        if self.reject_outliers and self.method != "median":
+            raise ValueError("reject_outliers compares the dates of a median: set method to median, or leave it out")
+        return self
+
+    @property
+    def masked_scl(self) -> tuple[int, ...]:
+        """Scene classification values in force: those of cloud and shadow are not where the network stands for them."""
+        if self.cloud_mask != "model":
+            return self.mask_scl
+        return tuple(value for value in self.mask_scl if value not in SCL_GROWING)
 
     def dilation_px(self, resolution_m: float) -> int:
         """The growth in pixels of a grid, which may be coarser than 10 m."""
@@ -147,7 +170,7 @@ def _whole_tiles(tiling: dict[str, Any]) -> int:
 class TilingConfig(Section):
     """The output grid and its cut into tiles and blocks, all in pixels of ``resolution_m``."""
 
-    resolution_m: float = Field(default=10.0, gt=0)
+    resolution_m: float = Field(default=10.0, gt=0, le=10_000)
     tile_px: int = Field(default=512, ge=32, le=4096)
     overlap_px: int = Field(default=64, ge=0)
     """Overlap of neighbouring tiles."""
@@ -232,7 +255,7 @@ class RegionsConfig(Section):
 
     id_field: str = "id"
     name_field: str = "name"
-    grid_km: float = Field(default=5.0, gt=0)
+    grid_km: float = Field(default=5.0, gt=0, le=1000)
     """Cell size of the automatic grid, used when the region file has a single area."""
     max_regions: int = Field(default=10_000, ge=1)
     layer: str | None = Field(default=None, min_length=1, max_length=200)

@@ -15,6 +15,8 @@ from spex_core.errors import CheckpointError
 BUILT_IN = Path(__file__).parent
 DEFAULT_CHECKPOINT = "spex-s2-tiny"
 """What a run file, an evaluation file and the benchmark take where none is named."""
+DEFAULT_CLOUD_CHECKPOINT = "spex-s2-clouds"
+"""The cloud network that a run file takes where none is named."""
 
 
 def resolve_checkpoint(name: str) -> Path:

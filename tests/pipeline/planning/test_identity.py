@@ -5,7 +5,10 @@ A field that is in no list, or a listed effect that is not the true one, fails.
 
 from __future__ import annotations
 
+import atexit
 import itertools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,6 +54,19 @@ def nothing(change: dict[str, Any], given: dict[str, Any] | None = None) -> Tria
 
 BFLOAT = {"model": {"precision": "bfloat16"}}
 UNMASKED = {"composite": {"mask_scl": [0, 1]}}
+NETWORK = {"composite": {"cloud_mask": "model"}}
+
+
+def _other_network() -> str:
+    """A folder that is named, and its bytes are, like a cloud network's; nobody reads pixels with it."""
+    folder = Path(tempfile.mkdtemp(prefix="spex-identity-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "config.json").write_text('{"model_type": "spex-clouds"}')
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    return str(folder)
+
+
+OTHER_NETWORK = {"composite": {"cloud_checkpoint": _other_network()}}
 
 RUN_FILE: dict[str, list[Trial]] = {
     "name": [nothing({"name": "other"})],
@@ -74,10 +90,19 @@ RUN_FILE: dict[str, list[Trial]] = {
         pixels({"composite": {"mask_scl": [0, 1, 3, 8, 9]}}),
         nothing({"composite": {"mask_scl": [10, 9, 9, 8, 3, 1, 0, 999, -1]}}),
         nothing({"composite": {"mask_scl": [1, 3, 8, 9, 10]}}),  # nodata is never used
+        nothing({"composite": {"mask_scl": [0, 1]}}, NETWORK),  # its clouds and shadows are the network's
+        pixels({"composite": {"mask_scl": [0, 1]}}, {"composite": {"cloud_mask": "both"}}),
     ],
+    "composite.cloud_mask": [
+        pixels(NETWORK),
+        pixels({"composite": {"cloud_mask": "both"}}),
+    ],
+    "composite.cloud_checkpoint": [nothing(OTHER_NETWORK), pixels(OTHER_NETWORK, NETWORK)],
+    "composite.reject_outliers": [pixels({"composite": {"reject_outliers": True}})],
     "composite.mask_dilation_px": [
         pixels({"composite": {"mask_dilation_px": 3}}),
         nothing({"composite": {"mask_dilation_px": 3}}, UNMASKED),  # nothing grows
+        pixels({"composite": {"mask_dilation_px": 3}}, merged(UNMASKED, NETWORK)),
         nothing({"composite": {"mask_dilation_px": 3}}, {"tiling": {"resolution_m": 30}}),  # both one pixel
     ],
     "composite.max_observations": [
