@@ -1,8 +1,9 @@
 """Images that people labelled as training chips: ``python -m workflows.labelled_chips OUT --real FOLDER --side train``.
 
-Writes a chip folder (see :mod:`pipeline.chips.chip_folder`) of the places that ``workflows/training/places.yaml`` has
-on that side, and beside the arrays ``chips.json``: of each chip its place, sensor, bands, pixel size, date and kind of
-labels. Bands that a sensor lacks stay missing; each labelled pixel is in one chip.
+Writes a chip folder (see :mod:`pipeline.chips.chip_folder`) of the places that
+``workflows/training/split/places.yaml`` has on that side, and beside the arrays ``chips.json``: of each chip its place,
+sensor, bands, pixel size, date and kind of labels. Bands that a sensor lacks stay missing; each labelled pixel is in
+one chip.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ class RealScene:
     then taken however unsure it is: left without labels, a kind of land that the teacher does not know well becomes
     anything (red plains became fields)."""
     place: str | None = None
-    """Its name in ``workflows/training/places.yaml``; None: a scene of your own, which is trained on."""
+    """Its name in ``workflows/training/split/places.yaml``; None: a scene of your own, which is trained on."""
 
 
 def _table(column: int) -> FloatArray:

@@ -16,7 +16,7 @@ from workflows.labelled.scene import LabelledScene, LabelledSpectra
 
 Side = Literal["train", "evaluate"]
 
-PLACES = Path(__file__).parents[1] / "training" / "places.yaml"
+PLACES = Path(__file__).parents[1] / "training" / "split" / "places.yaml"
 """The split that the project uses."""
 
 
