@@ -1,7 +1,8 @@
 """The one table of bands: order, wavelength and native ground sampling distance.
 
 Source: Sentinel-2 User Handbook (ESA, 2015) and the S2A spectral response functions, central wavelengths in nm;
-Landsat 8 OLI: USGS Landsat 8 Data Users Handbook. Every other module takes its band order from here (rule 8).
+Landsat 8 OLI: USGS Landsat 8 Data Users Handbook; Landsat 5 TM and 7 ETM+: middles of the bands in USGS' table of band
+designations. Every other module takes its band order from here (rule 8).
 """
 
 from __future__ import annotations
@@ -55,6 +56,26 @@ LANDSAT_BANDS: tuple[Band, ...] = (
     Band("OLI7", "swir22", 2200.7, 30),
 )
 """Landsat 8/9 OLI, also the bands that both halves of NASA's Harmonized Landsat Sentinel-2 (HLS) share."""
+
+LANDSAT_ETM_BANDS: tuple[Band, ...] = (
+    Band("ETM1", "blue", 485.0, 30),
+    Band("ETM2", "green", 560.0, 30),
+    Band("ETM3", "red", 660.0, 30),
+    Band("ETM4", "nir", 835.0, 30),
+    Band("ETM5", "swir16", 1650.0, 30),
+    Band("ETM7", "swir22", 2220.0, 30),
+)
+"""Landsat 7 ETM+."""
+
+LANDSAT_TM_BANDS: tuple[Band, ...] = (
+    Band("TM1", "blue", 485.0, 30),
+    Band("TM2", "green", 560.0, 30),
+    Band("TM3", "red", 660.0, 30),
+    Band("TM4", "nir", 830.0, 30),
+    Band("TM5", "swir16", 1650.0, 30),
+    Band("TM7", "swir22", 2215.0, 30),
+)
+"""Landsat 4/5 TM."""
 
 BAND_SETS: dict[str, tuple[Band, ...]] = {
     "sentinel-2": BANDS,

@@ -29,6 +29,7 @@ from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.durable_files import new_draft, put_in_place
 from spex_core.legend import Legend
+from workflows.labelled.registry import Split
 from workflows.teacher_colourings import Look, other_look
 from workflows.teacher_scenes import RealScene, real_scenes
 from workflows.training_chips import CHIP_PX
@@ -42,8 +43,6 @@ TEACHER_CONFIDENCE = 0.45
 what is absent."""
 SHARPENING = 1.5
 """Exponent on the teacher's probabilities: at 0.7 it is right 94 times in 100, so it is too modest by itself."""
-HELD_OUT = ("terramind-433D_629L_3_1",)
-"""Scenes that are never trained on."""
 FIXED_CODES = (50, 70, 80)
 """Classes that another colour does not make of others: towns, snow and water."""
 
@@ -147,7 +146,7 @@ def write_real(
     """Labels real scenes and cuts them into chips; smaller scenes are padded with unlabelled mean values.
 
     Beside ``folder`` a second one, named with ``-held-out``, receives what is not to be trained on: the eastern fifth
-    of every scene wider than 512 px, and the TerraMesh chips of :data:`HELD_OUT`.
+    of every scene wider than 512 px, and whole scenes of places that are for evaluation alone.
 
     Args:
         folder: Receives the chips.
@@ -158,11 +157,17 @@ def write_real(
         looks: Of each scene, beside its own.
         seed: Of the looks.
         device: Where they are computed.
+
+    Raises:
+        ChipError: A scene's place is not in the split.
     """
     trained, kept_back = [], []
-    for scene in (TaughtScene.of(scene, teacher, device) for scene in scenes):
+    split = Split.from_yaml()
+    for real in scenes:
+        scene = TaughtScene.of(real, teacher, device)
         width = scene.look.observed.shape[1]
-        border = 0 if scene.name in HELD_OUT else (width - width // 5) // 2 * 2 if width > 512 else width
+        evaluated = real.place is not None and split.side(real.place) == "evaluate"
+        border = 0 if evaluated else (width - width // 5) // 2 * 2 if width > 512 else width
         if border:
             trained.append(scene.columns(0, border))
         if border < width:

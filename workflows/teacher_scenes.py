@@ -44,6 +44,8 @@ class RealScene:
     """Codes of classes that a person knows are not there, whatever the teacher says. What it says of the others is
     then taken however unsure it is: left without labels, a kind of land that the teacher does not know well becomes
     anything (red plains became fields)."""
+    place: str | None = None
+    """Its name in ``workflows/training/split/places.yaml``; None: a scene of your own, which is trained on."""
 
 
 def _table(column: int) -> FloatArray:
@@ -64,23 +66,57 @@ def _inside(reflectance: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def real_scenes(folder: Path) -> Iterator[RealScene]:
-    """Reads the sampled scenes: L1C/L2A pairs, L2A or L1C alone, six bands. Evaluation scenes are not among them."""
+    """Reads the sampled scenes: L1C/L2A pairs, L2A or L1C alone, six bands. Their places tell which are trained on."""
     complete = [*_terramesh(folder), *_eo_browser(folder), _brandenburg(folder), *_dsen2(folder)]
     yield from complete
     yield from _six_bands(folder, MissingBands.fitted(complete))
 
 
+L2A_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
+L1C_BANDS = (*L2A_BANDS[:10], "B10", *L2A_BANDS[10:])
+BASELINE_OFFSET = 1000
+"""What products since processing baseline 04.00 add to every digital number."""
+
+
+def reflectance_of_pair(l2a: FloatArray, l1c: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Reflectance of the two levels of one scene, each of which may still carry the offset.
+
+    The darkest number tells little: the atmospheric correction takes some pixels below zero, and snow has no dark one.
+    What tells: air lets no light through at 1375 nm (B10), and hardly scatters any beyond 1.5 µm, where surface and top
+    of the atmosphere differ by a known factor.
+
+    Args:
+        l2a: ``[12, H, W]``, bands of :data:`L2A_BANDS`.
+        l1c: ``[13, H, W]``, bands of :data:`L1C_BANDS`.
+
+    Returns:
+        Surface and top of the atmosphere, ``[10, H, W]`` in the order of ``SENTINEL2_BANDS``.
+    """
+    cirrus = float(np.percentile(l1c[L1C_BANDS.index("B10")], 5))
+    toa = (l1c[[L1C_BANDS.index(b) for b in SENTINEL2_BANDS]] - _offset(cirrus)) / SCALE
+    surface = l2a[[L2A_BANDS.index(b) for b in SENTINEL2_BANDS]] / SCALE
+    above = []
+    for band in ("B11", "B12"):
+        slope, offset = BOA_TO_TOA[band]
+        seen = toa[SENTINEL2_BANDS.index(band)]
+        dark = seen <= np.percentile(seen, 25)
+        above.append(float(np.median(surface[SENTINEL2_BANDS.index(band)][dark] - (seen[dark] - offset) / slope)))
+    surface = surface - _offset(SCALE * sum(above) / len(above)) / SCALE
+    return surface.astype(np.float32), toa.astype(np.float32)
+
+
+def _offset(level: float) -> int:
+    """The offset, where numbers that should be about zero are about as large as it."""
+    return BASELINE_OFFSET if level > BASELINE_OFFSET / 2 else 0
+
+
 def _terramesh(folder: Path) -> Iterator[RealScene]:
-    l2a = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")
-    l1c = (*l2a[:10], "B10", *l2a[10:])
-    for path in sorted((folder / "terramind-examples" / "S2L2A").glob("*.tif")):
-        pair = []
-        for level, names in (("S2L2A", l2a), ("S2L1C", l1c)):
-            with rasterio.open(folder / "terramind-examples" / level / path.name) as source:
-                digital = source.read([names.index(b) + 1 for b in SENTINEL2_BANDS]).astype(np.float32)
-            # A scene without a single DN below 1000 in any band still carries the baseline offset.
-            pair.append((digital - (1000 if digital.min() > 1000 else 0)) / SCALE)
-        yield RealScene(f"terramind-{path.stem}", pair[0], pair[1], _inside(pair[0]))
+    folder = folder / "terramind-examples"
+    for path in sorted((folder / "S2L2A").glob("*.tif")):
+        with rasterio.open(path) as l2a, rasterio.open(folder / "S2L1C" / path.name) as l1c:
+            surface, toa = reflectance_of_pair(l2a.read().astype(np.float32), l1c.read().astype(np.float32))
+        place = f"{folder.name}/{path.stem}"
+        yield RealScene(f"terramind-{path.stem}", surface, toa, _inside(surface), place=place)
 
 
 def _eo_browser(folder: Path) -> Iterator[RealScene]:
@@ -90,7 +126,7 @@ def _eo_browser(folder: Path) -> Iterator[RealScene]:
         toa = to_top_of_atmosphere(surface)
         name = path.stem.split("_")[0]
         absent = (40, 50, 70, 80, 90) if name == "pilbara" else ()  # dry plains and a dry river, nothing sown or built
-        yield RealScene(f"eobrowser-{name}", surface, toa, _inside(surface), absent=absent)
+        yield RealScene(f"eobrowser-{name}", surface, toa, _inside(surface), absent=absent, place="eobrowser")
 
 
 OSM_CODES = {"forest": 10, "scrub": 20, "meadow": 30, "grass": 30, "farm": 40, "residential": 50, "water": 80,
@@ -116,7 +152,7 @@ def _brandenburg(folder: Path) -> RealScene:
     ]
     shapes = [(polygon, code) for polygon, code in shapes if not polygon.is_empty]
     reference = rasterize(shapes, shape, transform=transform, dtype="uint8")
-    return RealScene("brandenburg", _to_surface(toa), toa, _inside(toa), reference)
+    return RealScene("brandenburg", _to_surface(toa), toa, _inside(toa), reference, place=folder.name)
 
 
 def _dsen2(folder: Path) -> Iterator[RealScene]:
@@ -131,7 +167,7 @@ def _dsen2(folder: Path) -> Iterator[RealScene]:
         )[0].numpy()
         everything = fine | dict(zip(coarse, upsampled, strict=True))
         toa = np.stack([everything[b] for b in SENTINEL2_BANDS]).astype(np.float32) / SCALE
-        yield RealScene(f"dsen2-{path.stem[-6:]}", _to_surface(toa), toa, _inside(toa))
+        yield RealScene(f"dsen2-{path.stem[-6:]}", _to_surface(toa), toa, _inside(toa), place="dsen2-l1c")
 
 
 def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
@@ -142,7 +178,7 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     surface[[SENTINEL2_BANDS.index(b) for b in names]] = digital[:6] / SCALE - 0.1
     cloudy = ndimage.binary_dilation(np.isin(digital[6], (0, 1, 3, 8, 9, 10)), iterations=8)
     filled = missing.fill(surface)
-    yield RealScene("accra", filled, to_top_of_atmosphere(filled), ~cloudy)
+    yield RealScene("accra", filled, to_top_of_atmosphere(filled), ~cloudy, place="coastal-accra")
     path = next((folder / "belgium-icor-l1c").glob("*.tif"))
     with rasterio.open(path) as source:
         digital = source.read().astype(np.float32)
@@ -154,7 +190,7 @@ def _six_bands(folder: Path, missing: MissingBands) -> Iterator[RealScene]:
     bright = ndimage.binary_opening(toa[0] > 0.16, iterations=2)
     dark = ndimage.binary_opening((toa[6] < 0.12) & (toa[8] < 0.08) & (toa[0] < 0.10), iterations=2)
     cloudy = ndimage.binary_dilation(bright, iterations=12) | dark
-    yield RealScene("belgium", filled, to_top_of_atmosphere(filled), ~cloudy)
+    yield RealScene("belgium", filled, to_top_of_atmosphere(filled), ~cloudy, place="belgium-icor-l1c")
 
 
 @dataclass(frozen=True)

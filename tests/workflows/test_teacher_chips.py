@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipeline.chips.chip_folder import ChipFolder
+from pipeline.errors import ChipError
 from spex_core.augmentation import BOA_TO_TOA
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.legend import Legend
@@ -81,6 +82,17 @@ def test_a_class_that_is_not_there_is_not_labelled(tmp_path: Path, teacher: Teac
     _, target, weight = ChipFolder(tmp_path / "real", legend).chip(0)
     assert target[legend.codes.index(10)].max() == 0
     assert weight[100, :90].all()
+
+
+def test_places_for_evaluation_are_not_trained_on(tmp_path: Path, teacher: Teacher, legend: Legend) -> None:
+    evaluated = dataclasses.replace(scene("kept"), place="terramind-examples/433D_629L_3_1")
+    trained = dataclasses.replace(scene("taken", seed=1), place="eobrowser")
+    write_real(tmp_path / "real", [evaluated, trained, scene("own", seed=2)], teacher, legend, looks=0)
+    chips, held_out = ChipFolder(tmp_path / "real", legend), ChipFolder(tmp_path / "real-held-out", legend)
+    assert len(held_out) == len(chips) // 2
+    np.testing.assert_allclose(held_out.chip(0)[0][:, 100, 100], evaluated.surface[:, 100, 100], atol=1e-4)
+    with pytest.raises(ChipError, match="not in the split"):
+        write_real(tmp_path / "x", [dataclasses.replace(evaluated, place="atlantis")], teacher, legend, looks=0)
 
 
 def test_looks_depend_on_seed_scene_and_number_alone(tmp_path: Path, teacher: Teacher, legend: Legend) -> None:
