@@ -62,14 +62,14 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
     with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
         if foreign:
             progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
-        progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare_run(config, progress)
+        with progress.waiting(f"searching scenes for {config.name}, {config.start} to {config.end}"):
+            prepared = prepare_run(config, progress)
         check_places(prepared)
         _tell(prepared, progress)
         store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
         if not unfinished(prepared, before := store.state()):
             refuse_empty(prepared, before)
-        earlier = _earlier_result(prepared, store)
+        earlier = earlier_result(prepared, store.folder)
         if earlier is not None:
             progress.say("everything is there already: nothing to compute")
             if evaluate:
@@ -132,9 +132,11 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
     with store.journal_writer() as journal:
         journal.append(RunStarted(_now(), plan.run_id, len(finished)))
         try:
-            progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
+            address = config.compute.address
             need = plan_need(plan, len(prepared.legend), finished)
-            with connected(config.compute, need, gpu_number(config.model)) as cluster:
+            with contextlib.ExitStack() as stack:
+                with progress.waiting("starting Ray" if address is None else f"joining {address}"):
+                    cluster = stack.enter_context(connected(config.compute, need, gpu_number(config.model)))
                 progress.say(cluster.description)
                 report = run_blocks(
                     plan,
@@ -271,11 +273,16 @@ def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> Non
     write_json(store.folder / RESULT_FILE, {"identity": _identity(prepared), "sizes": sizes, **result.to_dict()})
 
 
-def _earlier_result(prepared: Prepared, store: RunStore) -> RunResult | None:
-    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes."""
+def earlier_result(prepared: Prepared, folder: Path) -> RunResult | None:
+    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes.
+
+    Args:
+        prepared: What was decided for the run.
+        folder: Of its state, see :func:`pipeline.mapstore.store.run_folder`; need not be there.
+    """
     output = prepared.config.output
     try:
-        record = json.loads((store.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         if record["identity"] != _identity(prepared) or record["missing_blocks"] or record["incomplete_blocks"]:
             return None
         if any((output / name).stat().st_size != size for name, size in record["sizes"].items()):
