@@ -88,7 +88,8 @@ def local_ray(
 def session_folder() -> Iterator[Path]:
     """A folder for the token, sockets, logs and spilled objects of a local Ray, removed at the end.
 
-    What killed drivers have left is removed as well: each folder holds a lock for as long as its driver lives.
+    What killed drivers of this user have left is ended and removed as well, and told: each folder holds a lock that the
+    kernel keeps for as long as its driver lives.
     """
     parent = session_parent()
     for old in parent.glob(f"{TEMP_PREFIX}*"):
@@ -96,7 +97,8 @@ def session_folder() -> Iterator[Path]:
             contextlib.suppress(OSError),
             take(old / LOCK, create=False),
         ):  # a folder of another user, or in use, is left alone
-            end_session(old)
+            ended = end_session(old)
+            logger.warning("left by a run that was killed: processes of its Ray (%d ended) and %s (removed)", ended, old)
     folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
     unlocked = folder / f"{LOCK}.new"
     with take(unlocked):
