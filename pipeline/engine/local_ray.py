@@ -98,7 +98,7 @@ def session_folder() -> Iterator[Path]:
             take(old / LOCK, create=False),
         ):  # a folder of another user, or in use, is left alone
             ended = end_session(old)
-            logger.warning("left by a run that was killed: processes of its Ray (%d ended) and %s (removed)", ended, old)
+            logger.warning("left by a killed run: processes of its Ray (%d ended) and %s (removed)", ended, old)
     folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
     unlocked = folder / f"{LOCK}.new"
     with take(unlocked):
