@@ -1,7 +1,8 @@
-"""Commands that look at a folder or this machine: ``spex status`` and ``doctor``."""
+"""Commands that look at a folder or this machine: ``spex status``, ``clean`` and ``doctor``."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,12 +21,49 @@ def status(
     require(folder, "output folder")
     from pipeline.commands.console import results_console
     from pipeline.commands.screens import show_status
+    from pipeline.mapstore.output_folders import output_folders
     from pipeline.mapstore.status import run_states
 
-    states = run_states(folder)
+    states = [(label, output, run_states(output)) for label, output in output_folders(folder)]
     if not as_json:
-        show_status(states, results_console())
-    end({"runs": [state.to_dict() for state in states]}, as_json, 0)
+        for label, _, found in states:
+            show_status(found, results_console(), label)
+    runs = [
+        {**run.to_dict(), "output": str(output), "monthly": label or None}
+        for label, output, found in states
+        for run in found
+    ]
+    end({"runs": runs}, as_json, 0)
+
+
+def clean(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a run, or of monthly maps.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Free it without a question.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Says what an output folder holds that is of no use any more, and frees it where it is told to.
+
+    That is the stores of finished runs, whose maps stay, and drafts of writers that were killed. Runs that are not
+    finished stay, too. Nothing goes without --yes or a question at a terminal. Example: spex clean out --yes
+    """
+    require(folder, "output folder")
+    from pipeline.commands.console import results_console
+    from pipeline.commands.screens import show_stock
+    from pipeline.machine.progress import size_text
+    from pipeline.runs.clean import document, free, take_stock
+
+    stock = take_stock(folder)
+    if not as_json:
+        show_stock(stock, results_console())
+    wanted = yes
+    if stock.removals and not yes and not as_json and sys.stdin.isatty():
+        wanted = typer.confirm(f"free {size_text(stock.size)}?", err=True)
+    freed = free(stock) if wanted and stock.removals else None
+    if not as_json and freed is not None:
+        print(f"{size_text(freed)} freed")
+    elif not as_json and stock.removals:
+        print("nothing was freed: --yes does it")
+    end(document(stock, freed), as_json, 0)
 
 
 def doctor(

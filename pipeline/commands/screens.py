@@ -23,6 +23,7 @@ from pipeline.sources.united import CatalogShare
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
+    from pipeline.runs.clean import Stock
     from pipeline.runs.demo import DemoResult
     from pipeline.runs.dry_run import LookAhead
 
@@ -196,19 +197,32 @@ def show_demo(result: DemoResult, console: Console) -> None:
     _line(console, f"      spex run {result.run_file}")
 
 
-def show_status(states: Sequence[RunState], console: Console) -> None:
-    """One line per run, then its failures."""
+def show_status(states: Sequence[RunState], console: Console, label: str = "") -> None:
+    """One line per run, then its failures; ``label`` says which of several output folders they are of."""
     for state in states:
         left = "" if state.seconds_left is None else f", about {duration_text(state.seconds_left)} left"
         gone = " (its driver is gone: run it again to go on)" if state.driver_gone else ""
+        by = f" by {state.driver}" if state.driver else ""
         gaps = f", {state.incomplete} with something missing" if state.incomplete else ""
+        cleaned = ", its store was cleaned away" if state.cleaned else ""
+        period = "" if state.period is None else f" {state.period}"
         _line(
             console,
-            f"{state.run_id} {state.name}: {state.stage}{gone}, {state.finished} of {state.blocks} blocks{gaps}"
-            f"{f', {len(state.failures)} given up' if state.failures else ''}{left}",
+            f"{label}{': ' if label else ''}{state.run_id} {state.name}{period}: {state.stage}{gone}{by}, "
+            f"{state.finished} of {state.blocks} blocks{gaps}"
+            f"{f', {len(state.failures)} given up' if state.failures else ''}{left}{cleaned}",
         )
         for failure in state.failures[:MAX_ROWS]:
             _line(console, f"  {failure}")
+
+
+def show_stock(stock: Stock, console: Console) -> None:
+    """What can go, what stays and why, and how much that is."""
+    for removal in stock.removals:
+        _line(console, f"{size_text(removal.size):>10}  {removal.path}: {removal.what}")
+    for path, reason in stock.kept:
+        _line(console, f"{'kept':>10}  {path}: {reason}")
+    _line(console, f"{size_text(stock.size):>10}  can be freed")
 
 
 def _areas(result: RunResult, console: Console) -> None:

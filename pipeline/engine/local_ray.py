@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ RAY_FOLDER = "ray"
 """Ray opens its own folder to all users of the machine; the one around it stays closed."""
 LOOPBACK = "127.0.0.1"
 RELEASE_S = 30.0
+ABANDONED_S = 3600.0
+"""A folder without a lock is nobody's after so many seconds."""
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -93,12 +96,7 @@ def session_folder() -> Iterator[Path]:
     """
     parent = session_parent()
     for old in parent.glob(f"{TEMP_PREFIX}*"):
-        with (
-            contextlib.suppress(OSError),
-            take(old / LOCK, create=False),
-        ):  # a folder of another user, or in use, is left alone
-            ended = end_session(old)
-            logger.warning("left by a killed run: processes of its Ray (%d ended) and %s (removed)", ended, old)
+        _clear(old)
     folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
     unlocked = folder / f"{LOCK}.new"
     with take(unlocked):
@@ -107,6 +105,24 @@ def session_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(old: Path) -> None:
+    """Ends a session whose driver is dead; one of another user, or in use, is left alone."""
+    try:
+        with take(old / LOCK, create=False):
+            ended = end_session(old)
+        logger.warning("left by a killed run: processes of its Ray (%d ended) and %s (removed)", ended, old)
+    except FileNotFoundError:
+        # Its driver was killed before it had the lock, or Ray made a folder again that was removed. Nothing says whose
+        # it is now: it goes if it is old and nobody is there.
+        with contextlib.suppress(OSError):
+            found = old.lstat()
+            forgotten = found.st_uid == os.getuid() and time.time() - found.st_mtime > ABANDONED_S
+            if forgotten and not session_processes(old):
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        pass
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from pipeline.machine.preflight import require_local_ray
 from pipeline.machine.progress import Progress
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
-from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.store import PLAN_FILE, RESULT_FILE, STATE_FOLDER, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
 from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.rehearsal import rehearse
@@ -46,7 +46,7 @@ from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
+ALL_THERE = "everything is there already: nothing to compute"
 
 Evaluate = Callable[["Prepared", RunStore], Accuracy | None]
 """Compares a finished map with a reference, for the report."""
@@ -66,12 +66,18 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
             prepared = prepare_run(config, progress)
         check_places(prepared)
         _tell(prepared, progress)
-        store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
-        if not unfinished(prepared, before := store.state()):
+        folder = run_folder(config.output, prepared.plan.run_id)
+        cleaned = not (folder / PLAN_FILE).exists()  # or it never was: then there is no result either
+        if cleaned and evaluate is None and (earlier := earlier_result(prepared, folder)) is not None:
+            progress.say(ALL_THERE)
+            return earlier
+        store = RunStore.create(folder, prepared.plan, prepared.legend)
+        if not (to_do := unfinished(prepared, before := store.state())):
             refuse_empty(prepared, before)
-        earlier = earlier_result(prepared, store.folder)
+        # What is not in the store any more cannot be compared with a reference.
+        earlier = None if evaluate and to_do else earlier_result(prepared, folder)
         if earlier is not None:
-            progress.say("everything is there already: nothing to compute")
+            progress.say(ALL_THERE)
             if evaluate:
                 evaluate(prepared, store)
             return earlier

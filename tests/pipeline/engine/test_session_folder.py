@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +52,23 @@ def test_what_a_killed_driver_left_is_removed_and_told_and_what_is_in_use_is_not
     assert stranger.poll() is None
     stranger.kill()
     stranger.wait()
+
+
+@pytest.mark.parametrize(("age_s", "used", "there"), [(7200, False, False), (60, False, True), (7200, True, True)])
+def test_a_folder_without_a_lock_goes_when_it_is_old_and_nobody_is_there(age_s: float, used: bool, there: bool) -> None:
+    folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir="/tmp"))
+    worker = _worker_of(str(folder)) if used else None
+    then = time.time() - age_s
+    os.utime(folder, (then, then))
+    try:
+        with session_folder():
+            assert folder.exists() == there
+        assert worker is None or worker.poll() is None
+    finally:
+        if worker is not None:
+            worker.kill()
+            worker.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _worker_of(folder: str) -> subprocess.Popen[bytes]:
