@@ -190,7 +190,7 @@ def main(
         str | None, typer.Option(help="Ray cluster to join; default: what the region file says.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Search and plan only; nothing is written.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line is one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Standard output is one JSON object alone.")] = False,
 ) -> None:
     """Maps every region for a period, if there is something new."""
     try:
@@ -201,10 +201,10 @@ def main(
     outcomes: list[Outcome] = []
     try:
         if dry_run:
-            outcomes = _told(map_period(regions, when, output, address=address, dry_run=True), when)
+            outcomes = _told(map_period(regions, when, output, address=address, dry_run=True), when, as_json)
         else:
             with exclusive(output / STATE_FOLDER / "lock"):
-                outcomes = _told(map_period(regions, when, output, address=address), when)
+                outcomes = _told(map_period(regions, when, output, address=address), when, as_json)
         code = worst([outcome.exit_code for outcome in outcomes])
     except AlreadyRunningError as error:
         typer.echo(str(error), err=True)
@@ -224,11 +224,12 @@ def main(
     raise typer.Exit(code)
 
 
-def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
+def _told(outcomes: Iterator[Outcome], period: Period, aside: bool) -> list[Outcome]:
+    """Tells each region when it is done, on standard output, or ``aside`` on standard error."""
     told = []
     for outcome in outcomes:
         place = f" -> {outcome.output}" if outcome.status in ("mapped", "incomplete", "up-to-date") else ""
-        typer.echo(f"{outcome.region} {period.label}: {outcome.status}, {outcome.message}{place}")
+        typer.echo(f"{outcome.region} {period.label}: {outcome.status}, {outcome.message}{place}", err=aside)
         told.append(outcome)
     return told
 

@@ -37,6 +37,7 @@ app = typer.Typer(
 
 _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.demo, "Simulate an archive, map it, measure the map"),
+    (run_commands.init, "Write a run file to begin with"),
     (run_commands.plan, "Say what a run will read, cover and cost"),
     (run_commands.run, "Make a map, or finish an interrupted one"),
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),

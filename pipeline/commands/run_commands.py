@@ -1,4 +1,4 @@
-"""Commands that make maps: ``spex demo``, ``plan``, ``run`` and ``submit``."""
+"""Commands that make maps: ``spex demo``, ``init``, ``plan``, ``run`` and ``submit``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline.commands.options import (
     Verbose,
     end,
     one_of,
+    require,
     run_config,
 )
 
@@ -138,3 +139,35 @@ def submit(
     from pipeline.engine.submit import submit_run
 
     raise typer.Exit(submit_run(config, file, address, actors=actors, as_json=as_json))
+
+
+def init(
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="Run file to write.")] = Path("run.yaml"),
+    bbox: Annotated[str | None, typer.Option(metavar="W,S,E,N", help="Area: a box in degrees.")] = None,
+    region: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Area: a region file (GeoJSON, GeoPackage, ...).")
+    ] = None,
+    start: Annotated[str | None, typer.Option(metavar="DAY", help="First day; default: of last month.")] = None,
+    end_day: Annotated[str | None, typer.Option("--end", metavar="DAY", help="Last day, inclusive.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the map; default: that of the region file.")] = None,
+    provider: Annotated[
+        str, typer.Option(help="Catalog: earth-search, planetary-computer, cdse or generic.")
+    ] = "earth-search",
+    url: Annotated[str | None, typer.Option(help="Another STAC API, or a catalog.json.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a run file with comments to begin with, for a box or a region file.
+
+    Example: spex init --bbox 4.8,50.5,5.2,50.8 --start 2025-07-01 --end 2025-07-31
+    """
+    if region is not None:
+        require(region, "region file")
+    from pipeline.settings.new_run_file import write_run_file
+    from pipeline.settings.new_run_options import new_run
+
+    new = new_run(bbox=bbox, region=region, start=start, end=end_day, name=name, provider=provider, url=url)
+    written = write_run_file(file, new, force=force)
+    if not as_json:
+        print(f"written: {', '.join(str(path) for path in written)}; next: spex plan {file}")
+    end({"run_file": str(file), "written": [str(path) for path in written]}, as_json, 0)
