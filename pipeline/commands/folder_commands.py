@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -57,7 +58,8 @@ def clean(
         show_stock(stock, results_console())
     wanted = yes
     if stock.removals and not yes and not as_json and sys.stdin.isatty():
-        wanted = typer.confirm(f"free {size_text(stock.size)}?", err=True)
+        with contextlib.suppress(typer.Abort):  # Ctrl-C and Ctrl-D are answers, too
+            wanted = typer.confirm(f"free {size_text(stock.size)}?", err=True)
     freed = free(stock) if wanted and stock.removals else None
     if not as_json and freed is not None:
         print(f"{size_text(freed)} freed")

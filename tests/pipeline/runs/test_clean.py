@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -71,6 +72,24 @@ def test_it_says_first_and_frees_on_request(plan: MapPlan, tmp_path: Path, capsy
     (run,) = run_states(tmp_path)
     assert (run.run_id, run.name, run.stage, run.cleaned, run.blocks) == (plan.run_id, "tiny", "complete", True, 4)
     assert not take_stock(tmp_path).removals
+
+
+@pytest.mark.parametrize(("answer", "goes"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_at_a_terminal_it_asks(
+    answer: str,
+    goes: bool,
+    plan: MapPlan,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = finished(tmp_path, plan)
+    terminal = io.StringIO(answer)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    assert spex("clean", str(tmp_path)) == 0
+    assert "free " in capsys.readouterr().err
+    assert (folder / "scores.zarr").exists() != goes
 
 
 def test_one_that_was_cut_short_is_finished(plan: MapPlan, tmp_path: Path) -> None:
