@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.records.plan import MapPlan
-from pipeline.records.result import RunResult
-
 if TYPE_CHECKING:
     from pipeline.machine.progress import Progress
+    from pipeline.records.plan import MapPlan
+    from pipeline.records.result import RunResult
     from pipeline.settings.run_file import RunConfig
 
 

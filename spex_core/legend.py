@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import hashlib
 import json
 import math
@@ -199,7 +200,7 @@ class Legend:
         """Reads a legend file, or a built-in legend by its name (``"worldcover9"``).
 
         Raises:
-            LegendError: No such legend, or the file is malformed.
+            LegendError: No such legend, or the file is malformed or has a field that is not known.
         """
         built_in = resources.files("spex_core") / "legends" / f"{source}.yaml"
         try:
@@ -211,7 +212,29 @@ class Legend:
         except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name that cannot be a path
             known = ", ".join(sorted(p.name[:-5] for p in (resources.files("spex_core") / "legends").iterdir()))
             raise LegendError(f"legend {str(source)!r} is neither a readable file nor built in ({known})") from error
+        _refuse_unknown(data, str(source))
         return cls.from_dict(data, str(source))
+
+
+_FIELDS = ("name", "title", "nodata", "classes")
+_CLASS_FIELDS = ("code", "name", "noun", "color", "prior")
+
+
+def _refuse_unknown(data: Any, source: str) -> None:
+    """A field of a file that would be read by nobody, with the one that may have been meant."""
+    if not isinstance(data, dict):
+        return
+    classes = data.get("classes")
+    entries = enumerate(classes, 1) if isinstance(classes, list) else ()
+    for where, fields, known in (
+        (source, data, _FIELDS),
+        *((f"{source}: class {position}", entry, _CLASS_FIELDS) for position, entry in entries),
+    ):
+        for field in fields if isinstance(fields, dict) else ():
+            if field not in known:
+                near = difflib.get_close_matches(str(field).lower(), known, n=1)
+                mend = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+                raise LegendError(f"{where} has no field {str(field)[:80]!r}; {mend}")
 
 
 def _sha256(data: dict[str, Any]) -> str:

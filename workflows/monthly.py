@@ -15,7 +15,8 @@ A crontab line, on the fifth of each month at 03:10::
 
 Exit codes: 0 all there, or no scene of the period matches; 3 a map has gaps; 4 nothing could be mapped (scenes match
 and none is usable, or every pixel is cloud); 2 bad input; 1 a run failed (the worst of all regions); 75 another process
-is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
+is at work on the same output folder and nothing was started (``EX_TEMPFAIL``); 130 and 143 interrupted, by Ctrl-C and
+by SIGTERM.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.errors import BadInputError, ConfigError, NoScenesError, NothingMappedError
-from pipeline.machine import standard_streams
+from pipeline.machine import interruption, standard_streams
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.records.region_formats import digest
@@ -189,7 +190,7 @@ def main(
         str | None, typer.Option(help="Ray cluster to join; default: what the region file says.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Search and plan only; nothing is written.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The last line is one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Standard output is one JSON object alone.")] = False,
 ) -> None:
     """Maps every region for a period, if there is something new."""
     try:
@@ -200,10 +201,10 @@ def main(
     outcomes: list[Outcome] = []
     try:
         if dry_run:
-            outcomes = _told(map_period(regions, when, output, address=address, dry_run=True), when)
+            outcomes = _told(map_period(regions, when, output, address=address, dry_run=True), when, as_json)
         else:
             with exclusive(output / STATE_FOLDER / "lock"):
-                outcomes = _told(map_period(regions, when, output, address=address), when)
+                outcomes = _told(map_period(regions, when, output, address=address), when, as_json)
         code = worst([outcome.exit_code for outcome in outcomes])
     except AlreadyRunningError as error:
         typer.echo(str(error), err=True)
@@ -223,11 +224,12 @@ def main(
     raise typer.Exit(code)
 
 
-def _told(outcomes: Iterator[Outcome], period: Period) -> list[Outcome]:
+def _told(outcomes: Iterator[Outcome], period: Period, aside: bool) -> list[Outcome]:
+    """Tells each region when it is done, on standard output, or ``aside`` on standard error."""
     told = []
     for outcome in outcomes:
         place = f" -> {outcome.output}" if outcome.status in ("mapped", "incomplete", "up-to-date") else ""
-        typer.echo(f"{outcome.region} {period.label}: {outcome.status}, {outcome.message}{place}")
+        typer.echo(f"{outcome.region} {period.label}: {outcome.status}, {outcome.message}{place}", err=aside)
         told.append(outcome)
     return told
 
@@ -239,4 +241,9 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for package in ("pipeline", "workflows"):
         logging.getLogger(package).setLevel(logging.INFO)
-    typer.run(main)
+    interruption.install()
+    try:
+        typer.run(main)
+    except SystemExit as ended:  # typer knows Ctrl-C only
+        interrupted = ended.code == interruption.EXIT_INTERRUPTED
+        raise SystemExit(interruption.exit_code() if interrupted else ended.code) from None

@@ -23,14 +23,16 @@ from pipeline.sources.united import CatalogShare
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
+    from pipeline.runs.clean import Stock
     from pipeline.runs.demo import DemoResult
+    from pipeline.runs.dry_run import LookAhead
 
 MAX_ROWS = 40
 """Longest table of scenes or failures; the files have all of them."""
 
 
-def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Console) -> None:
-    """Scenes, gaps in coverage, and what the run will cost."""
+def show_plan(prepared: Prepared, summary: PlanSummary, path: Path | None, console: Console) -> None:
+    """Scenes, gaps in coverage, and what the run will cost; ``path`` is where the plan was written, if it was."""
     scenes = Table("scene", "date", "cloud %", "EPSG", "radiometry", title=None, box=None)
     for scene in prepared.plan.scenes[:MAX_ROWS]:
         scenes.add_row(
@@ -72,7 +74,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path, console: Con
         "memory": f"about {size_text(summary.peak_memory_bytes)} with {summary.actors} model "
         f"actor{'s' if summary.actors != 1 else ''}",
         "disk": f"about {size_text(summary.disk_bytes)}",
-        "plan": str(path),
+        **({} if path is None else {"plan": str(path)}),
     }
     _pairs(console, rows)
     for gap in summary.gaps[:MAX_ROWS]:
@@ -99,11 +101,11 @@ def _scenes_text(scenes: int, completeness: Completeness) -> str:
     return f"{scenes} of {completeness.received} items found; the server {counted}"
 
 
-def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[str, Any]:
+def plan_document(prepared: Prepared, summary: PlanSummary, path: Path | None) -> dict[str, Any]:
     """What ``spex plan --json`` prints."""
     return {
         "run_id": summary.run_id,
-        "plan": str(path),
+        "plan": None if path is None else str(path),
         "scenes": [scene.id for scene in prepared.plan.scenes],
         "skipped_scenes": [list(pair) for pair in prepared.search.skipped],
         "catalogs": [dataclasses.asdict(catalog) for catalog in prepared.search.catalogs],
@@ -123,6 +125,33 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path) -> dict[
         "gpu_seconds": summary.gpu_seconds,
         "actors": summary.actors,
         "seconds": summary.seconds,
+    }
+
+
+def show_dry_run(ahead: LookAhead, console: Console) -> None:
+    """The plan, and what of it is done."""
+    show_plan(ahead.prepared, ahead.summary, None, console)
+    blocks = ahead.summary.blocks
+    if ahead.published:
+        line = "the map is there already: the run would compute and write nothing"
+    elif ahead.blocks_done == blocks:
+        line = f"all {blocks} blocks are computed already: the run would only publish them"
+    else:
+        line = f"{ahead.blocks_to_compute} of {blocks} blocks would be computed, {ahead.blocks_done} are done already"
+    _line(console, f"dry run: {line}")
+    if ahead.busy:
+        _line(console, "dry run: another process is writing the output folder; the run would be refused meanwhile")
+
+
+def dry_run_document(ahead: LookAhead) -> dict[str, Any]:
+    """What ``spex run --dry-run --json`` prints."""
+    return {
+        **plan_document(ahead.prepared, ahead.summary, None),
+        "dry_run": True,
+        "blocks_done": ahead.blocks_done,
+        "blocks_to_compute": ahead.blocks_to_compute,
+        "published": ahead.published,
+        "busy": ahead.busy,
     }
 
 
@@ -168,19 +197,32 @@ def show_demo(result: DemoResult, console: Console) -> None:
     _line(console, f"      spex run {result.run_file}")
 
 
-def show_status(states: Sequence[RunState], console: Console) -> None:
-    """One line per run, then its failures."""
+def show_status(states: Sequence[RunState], console: Console, label: str = "") -> None:
+    """One line per run, then its failures; ``label`` says which of several output folders they are of."""
     for state in states:
         left = "" if state.seconds_left is None else f", about {duration_text(state.seconds_left)} left"
         gone = " (its driver is gone: run it again to go on)" if state.driver_gone else ""
+        by = f" by {state.driver}" if state.driver else ""
         gaps = f", {state.incomplete} with something missing" if state.incomplete else ""
+        cleaned = ", its store was cleaned away" if state.cleaned else ""
+        period = "" if state.period is None else f" {state.period}"
         _line(
             console,
-            f"{state.run_id} {state.name}: {state.stage}{gone}, {state.finished} of {state.blocks} blocks{gaps}"
-            f"{f', {len(state.failures)} given up' if state.failures else ''}{left}",
+            f"{label}{': ' if label else ''}{state.run_id} {state.name}{period}: {state.stage}{gone}{by}, "
+            f"{state.finished} of {state.blocks} blocks{gaps}"
+            f"{f', {len(state.failures)} given up' if state.failures else ''}{left}{cleaned}",
         )
         for failure in state.failures[:MAX_ROWS]:
             _line(console, f"  {failure}")
+
+
+def show_stock(stock: Stock, console: Console) -> None:
+    """What can go, what stays and why, and how much that is."""
+    for removal in stock.removals:
+        _line(console, f"{size_text(removal.size):>10}  {removal.path}: {removal.what}")
+    for path, reason in stock.kept:
+        _line(console, f"{'kept':>10}  {path}: {reason}")
+    _line(console, f"{size_text(stock.size):>10}  can be freed")
 
 
 def _areas(result: RunResult, console: Console) -> None:

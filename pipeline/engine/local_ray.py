@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,8 @@ RAY_FOLDER = "ray"
 """Ray opens its own folder to all users of the machine; the one around it stays closed."""
 LOOPBACK = "127.0.0.1"
 RELEASE_S = 30.0
+ABANDONED_S = 3600.0
+"""A folder without a lock is nobody's after so many seconds."""
 
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
@@ -88,15 +91,12 @@ def local_ray(
 def session_folder() -> Iterator[Path]:
     """A folder for the token, sockets, logs and spilled objects of a local Ray, removed at the end.
 
-    What killed drivers have left is removed as well: each folder holds a lock for as long as its driver lives.
+    What killed drivers of this user have left is ended and removed as well, and told: each folder holds a lock that the
+    kernel keeps for as long as its driver lives.
     """
     parent = session_parent()
     for old in parent.glob(f"{TEMP_PREFIX}*"):
-        with (
-            contextlib.suppress(OSError),
-            take(old / LOCK, create=False),
-        ):  # a folder of another user, or in use, is left alone
-            end_session(old)
+        _clear(old)
     folder = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=parent))
     unlocked = folder / f"{LOCK}.new"
     with take(unlocked):
@@ -105,6 +105,24 @@ def session_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _clear(old: Path) -> None:
+    """Ends a session whose driver is dead; one of another user, or in use, is left alone."""
+    try:
+        with take(old / LOCK, create=False):
+            ended = end_session(old)
+        logger.warning("left by a killed run: processes of its Ray (%d ended) and %s (removed)", ended, old)
+    except FileNotFoundError:
+        # Its driver was killed before it had the lock, or Ray made a folder again that was removed. Nothing says whose
+        # it is now: it goes if it is old and nobody is there.
+        with contextlib.suppress(OSError):
+            found = old.lstat()
+            forgotten = found.st_uid == os.getuid() and time.time() - found.st_mtime > ABANDONED_S
+            if forgotten and not session_processes(old):
+                shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        pass
 
 
 @contextmanager

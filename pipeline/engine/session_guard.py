@@ -52,22 +52,28 @@ def _belongs(process: psutil.Process, folder: Path) -> bool:
     return any(inside in word for word in command) or any(f.path.startswith(inside) for f in process.open_files())
 
 
-def end_session(folder: Path, spared: frozenset[int] = frozenset()) -> None:
+def end_session(folder: Path, spared: frozenset[int] = frozenset()) -> int:
     """Kills the processes of a session and removes its folder; harmless when repeated.
 
     Args:
         folder: The session's.
         spared: Process ids to leave alone: the driver's, while it lives.
+
+    Returns:
+        How many processes were ended.
     """
+    ended = set()
     give_up = time.monotonic() + GIVE_UP_S
     quiet_since = time.monotonic()
     while time.monotonic() < give_up and time.monotonic() - quiet_since < QUIET_S:
         for process in session_processes(folder, spared):
             with contextlib.suppress(psutil.Error):
                 process.kill()  # psutil makes sure by its start time that the id still means this process
+                ended.add(process)
             quiet_since = time.monotonic()
         time.sleep(QUIET_S / 3)
     shutil.rmtree(folder, ignore_errors=True)
+    return len(ended)
 
 
 def wait_for_end_of(driver: int) -> None:

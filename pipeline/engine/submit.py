@@ -7,13 +7,15 @@ region, legend, checkpoint folder and output must lie on storage that every node
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import os
 import shlex
 import sys
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pipeline.errors import ClusterError
 from pipeline.settings.model import check_device, check_model
@@ -45,14 +47,15 @@ def entrypoint(config: RunConfig, file: Path, *, actors: int | None, as_json: bo
 def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | None = None, as_json: bool = False) -> int:
     """Submits a run and waits for it.
 
-    The log of the job goes to standard output. Ctrl-C asks whether the job should go on; without a terminal it does.
+    The log of the job goes to standard output; with ``as_json`` to standard error, and what the run ends with alone to
+    standard output. Ctrl-C asks whether the job should go on; without a terminal it does.
 
     Args:
         config: The run, already validated here so that mistakes do not cost a trip to the cluster.
         file: Its run file.
         address: Ray dashboard, e.g. ``http://127.0.0.1:8265``.
         actors: Model actors.
-        as_json: The last line of the log is one JSON object.
+        as_json: One JSON object is what standard output gets.
 
     Returns:
         Exit code of the run; 1 where the job did not end by itself.
@@ -67,6 +70,8 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.job_submission import JobSubmissionClient
 
+    for name in ("job.sdk", "dashboard_sdk"):  # Ray's own notices: of web sockets that close, of files it looks for
+        logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
@@ -80,10 +85,24 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
         ) from error
     print(f"submitted job {job_id} to {address}", file=sys.stderr)
     try:
-        _follow(client, job_id)
+        _follow(client, job_id, sys.stderr if as_json else sys.stdout)
     except KeyboardInterrupt:
         return _after_interrupt(client, job_id, address)
+    if as_json and (document := last_document(client.get_job_logs(job_id))) is not None:
+        print(document)
     return _exit_code(client, job_id)
+
+
+def last_document(log: str) -> str | None:
+    """The last line of a job's log that is a JSON object; the log holds what the run told people, too."""
+    for line in reversed(log.splitlines()):
+        if line.startswith("{"):
+            try:
+                json.loads(line)
+            except ValueError:
+                continue
+            return line
+    return None
 
 
 def _check_model(config: RunConfig) -> None:
@@ -93,16 +112,16 @@ def _check_model(config: RunConfig) -> None:
     check_model(config.model, config.source.bands)
 
 
-def _follow(client: Any, job_id: str) -> None:
-    """Copies the job's log to standard output until the job has ended; survives lost connections."""
+def _follow(client: Any, job_id: str, stream: TextIO) -> None:
+    """Copies the job's log to a stream until the job has ended; survives lost connections."""
     shown = 0
     out_of_reach = 0.0
     while True:
         try:
-            shown = _tail(client, job_id, shown)
+            shown = _tail(client, job_id, shown, stream)
             if client.get_job_status(job_id).is_terminal():
                 # The end of the log may come after the end of the tail: what was not shown yet is.
-                _show(client.get_job_logs(job_id)[shown:])
+                _show(client.get_job_logs(job_id)[shown:], stream)
                 return
             out_of_reach = 0.0
         except (ConnectionError, OSError, RuntimeError) as error:
@@ -114,7 +133,7 @@ def _follow(client: Any, job_id: str) -> None:
         time.sleep(POLL_S)
 
 
-def _tail(client: Any, job_id: str, shown: int) -> int:
+def _tail(client: Any, job_id: str, shown: int, stream: TextIO) -> int:
     """Follows the log from its beginning, skips what was shown, returns how many characters are shown now."""
 
     async def follow() -> int:
@@ -122,15 +141,15 @@ def _tail(client: Any, job_id: str, shown: int) -> int:
         async for chunk in client.tail_job_logs(job_id):
             fresh = chunk[max(0, shown - position) :]
             position += len(chunk)
-            _show(fresh)
+            _show(fresh, stream)
         return max(shown, position)
 
     return asyncio.run(follow())
 
 
-def _show(text: str) -> None:
+def _show(text: str, stream: TextIO) -> None:
     if text:
-        print(text, end="", flush=True)
+        print(text, end="", flush=True, file=stream)
 
 
 def _exit_code(client: Any, job_id: str) -> int:

@@ -141,6 +141,15 @@ def is_held(path: Path) -> bool:
     return False
 
 
+def holder_of(path: Path) -> str | None:
+    """Who holds a lock file, ``process 123 on host since ...``; None if nobody does, or it is no file."""
+    if not path.is_file() or not is_held(path):
+        return None
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return _printable(file.read(_HOLDER_BYTES).decode("utf-8", "replace").strip()) or UNKNOWN_HOLDER
+    return UNKNOWN_HOLDER
+
+
 def _is_still(file: BinaryIO, path: Path) -> bool:
     try:
         return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))

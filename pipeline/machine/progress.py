@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -24,6 +25,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 from rich.text import Text
+
+from spex_core.errors import harmless
 
 logger = logging.getLogger("pipeline")
 
@@ -42,6 +45,12 @@ class Progress(AbstractContextManager["Progress"], Protocol):
 
     def say(self, message: str) -> None:
         """One line that stays on the screen."""
+
+    @contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        """For a block that takes a while and cannot say how far it is: a line, or a spinner on a terminal."""
+        self.say(message)
+        yield
 
 
 def duration_text(seconds: float) -> str:
@@ -108,6 +117,22 @@ class LogProgress(Progress):
         return line
 
 
+class _Count(MofNCompleteColumn):
+    """Nothing to count where nobody knows how much there is."""
+
+    def render(self, task: Task) -> Text:
+        return Text("") if task.total is None else super().render(task)
+
+
+class _Time(TimeRemainingColumn):
+    """Time left; where it is not known, what has passed."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(duration_text(task.elapsed or 0.0), style="progress.elapsed")
+        return super().render(task)
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -122,9 +147,9 @@ class TerminalProgress(Progress):
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
+            _Count(),
             _Rate(),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            _Time(elapsed_when_finished=True),
             console=console,
             speed_estimate_period=120.0,
         )
@@ -145,7 +170,49 @@ class TerminalProgress(Progress):
             self._bars.advance(self._task, amount)
 
     def say(self, message: str) -> None:
-        self._bars.console.print(message, markup=False, highlight=False)
+        self._bars.console.print(harmless(message), markup=False, highlight=False)
+
+    @contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        task = self._bars.add_task(message, total=None, unit="")
+        try:
+            yield
+        finally:
+            self._bars.remove_task(task)
+
+
+class TwofoldProgress(Progress):
+    """Told twice: on a terminal, and in lines (of a log file)."""
+
+    def __init__(self, first: Progress, second: Progress) -> None:
+        self._both = (first, second)
+
+    def __enter__(self) -> TwofoldProgress:
+        for progress in self._both:
+            progress.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for progress in self._both:
+            progress.__exit__(kind, error, tb)
+
+    def start(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        for progress in self._both:
+            progress.start(stage, total, unit, done)
+
+    def advance(self, amount: int = 1) -> None:
+        for progress in self._both:
+            progress.advance(amount)
+
+    def say(self, message: str) -> None:
+        for progress in self._both:
+            progress.say(message)
+
+    @contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        first, second = self._both
+        with first.waiting(message), second.waiting(message):
+            yield
 
 
 def progress_for(console: Console, *, plain: bool = False) -> TerminalProgress | LogProgress:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import OutputError
-from pipeline.machine.lock import is_held
-from pipeline.mapstore.store import STATE_FOLDER, RunStore
+from pipeline.machine.lock import holder_of, is_held
+from pipeline.mapstore.output_folders import state_folders
+from pipeline.mapstore.store import CLEANED_PLAN_FILE, PLAN_FILE, RESULT_FILE, STATE_FOLDER, RunStore
+from pipeline.planning.plan_file import read_plan
+from pipeline.records.plan import MapPlan
 from spex_core.errors import SpexError
 
-Stage = Literal["planned", "running", "complete", "partial", "empty", "failed", "interrupted", "unreadable"]
+Stage = Literal[
+    "planned", "running", "publishing", "complete", "partial", "empty", "failed", "interrupted", "unreadable"
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,12 @@ class RunState:
     """Estimate while running, from the rate since the latest start."""
     driver_gone: bool = False
     """The latest driver left without a word (SIGKILL, a lost machine); its run goes on where it is started again."""
+    driver: str | None = None
+    """Who is at work on it: ``process 123 on host since ...``."""
+    cleaned: bool = False
+    """Its map is published and its store was cleaned away."""
+    period: str | None = None
+    """First and last day of the map, ``2026-06-01..2026-06-30``."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form."""
@@ -51,13 +63,15 @@ def run_states(output: Path, now: dt.datetime | None = None) -> tuple[RunState, 
     Raises:
         OutputError: No run was ever started there.
     """
-    folders = sorted(path for path in (output / STATE_FOLDER).glob("*") if (path / "plan.json").is_file())
+    folders = state_folders(output)
     if not folders:
-        raise OutputError(f"{output} holds no run (no {STATE_FOLDER}/*/plan.json); give the output folder of one")
+        raise OutputError(f"{output} holds no run (no {STATE_FOLDER}/*/{PLAN_FILE}); give the output folder of one")
     return tuple(_state(folder, now or dt.datetime.now(dt.UTC)) for folder in folders)
 
 
 def _state(folder: Path, now: dt.datetime) -> RunState:
+    if not (folder / PLAN_FILE).is_file():
+        return _cleaned(folder)
     try:
         store = RunStore.open(folder)
         state = store.state()
@@ -67,9 +81,13 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
     stage: Stage = "planned"
     left: float | None = None
     gone = False
+    driver = holder_of(folder.parent / "lock")
     if state.ended is not None:
         known: dict[str, Stage] = {s: s for s in ("complete", "partial", "empty", "failed", "interrupted")}
         stage = known.get(state.ended.status, "failed")
+        if stage in ("complete", "partial") and not (folder / RESULT_FILE).is_file():
+            # Computed, and not published: by whoever is at work here, or by nobody any more.
+            stage, gone = ("publishing", False) if driver is not None else ("interrupted", True)
     elif state.started is not None and not is_held(store.journal_path):
         stage, gone = "interrupted", True
     elif state.started is not None:
@@ -91,4 +109,25 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
         started=state.started.time if state.started else None,
         seconds_left=None if left is None else round(left, 1),
         driver_gone=gone,
+        driver=driver if stage in ("running", "publishing") else None,
+        period=_period(store.plan),
     )
+
+
+def _cleaned(folder: Path) -> RunState:
+    """Of a run whose store was cleaned away: what its plan and its result say."""
+    try:
+        plan = read_plan(folder / CLEANED_PLAN_FILE)
+        record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        blocks = int(record["blocks"])
+    except (SpexError, OSError, ValueError, KeyError, TypeError) as error:
+        return RunState(folder.name, "?", "unreadable", 0, 0, 0, (f"{type(error).__name__}: {error}",), None, None)
+    name = str(plan.config.get("name", "?"))
+    return RunState(
+        plan.run_id, name, "complete", blocks, blocks, 0, (), None, None, cleaned=True, period=_period(plan)
+    )
+
+
+def _period(plan: MapPlan) -> str | None:
+    start, end = plan.config.get("start"), plan.config.get("end")
+    return None if start is None or end is None else f"{start}..{end}"

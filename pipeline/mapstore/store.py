@@ -39,6 +39,11 @@ from spex_core.legend import Legend
 
 STORE_SCHEMA = 3
 STATE_FOLDER = ".spex"
+PLAN_FILE = "plan.json"
+CLEANED_PLAN_FILE = "cleaned-plan.json"
+"""What the plan of a finished run is called once its store was cleaned away."""
+RESULT_FILE = "result.json"
+"""Written last: the run's map is published."""
 Check = Literal["none", "fast", "full"]
 
 

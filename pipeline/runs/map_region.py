@@ -26,7 +26,7 @@ from pipeline.machine.preflight import require_local_ray
 from pipeline.machine.progress import Progress
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
-from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.store import PLAN_FILE, RESULT_FILE, STATE_FOLDER, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
 from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.rehearsal import rehearse
@@ -46,7 +46,7 @@ from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
 
-RESULT_FILE = "result.json"
+ALL_THERE = "everything is there already: nothing to compute"
 
 Evaluate = Callable[["Prepared", RunStore], Accuracy | None]
 """Compares a finished map with a reference, for the report."""
@@ -62,16 +62,22 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
     with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
         if foreign:
             progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
-        progress.say(f"searching scenes for {config.name}, {config.start} to {config.end}")
-        prepared = prepare_run(config, progress)
+        with progress.waiting(f"searching scenes for {config.name}, {config.start} to {config.end}"):
+            prepared = prepare_run(config, progress)
         check_places(prepared)
         _tell(prepared, progress)
-        store = RunStore.create(run_folder(config.output, prepared.plan.run_id), prepared.plan, prepared.legend)
-        if not unfinished(prepared, before := store.state()):
+        folder = run_folder(config.output, prepared.plan.run_id)
+        cleaned = not (folder / PLAN_FILE).exists()  # or it never was: then there is no result either
+        if cleaned and evaluate is None and (earlier := earlier_result(prepared, folder)) is not None:
+            progress.say(ALL_THERE)
+            return earlier
+        store = RunStore.create(folder, prepared.plan, prepared.legend)
+        if not (to_do := unfinished(prepared, before := store.state())):
             refuse_empty(prepared, before)
-        earlier = _earlier_result(prepared, store)
+        # What is not in the store any more cannot be compared with a reference.
+        earlier = None if evaluate and to_do else earlier_result(prepared, folder)
         if earlier is not None:
-            progress.say("everything is there already: nothing to compute")
+            progress.say(ALL_THERE)
             if evaluate:
                 evaluate(prepared, store)
             return earlier
@@ -132,9 +138,11 @@ def _compute(prepared: Prepared, store: RunStore, progress: Progress) -> EngineR
     with store.journal_writer() as journal:
         journal.append(RunStarted(_now(), plan.run_id, len(finished)))
         try:
-            progress.say("starting Ray" if config.compute.address is None else f"joining {config.compute.address}")
+            address = config.compute.address
             need = plan_need(plan, len(prepared.legend), finished)
-            with connected(config.compute, need, gpu_number(config.model)) as cluster:
+            with contextlib.ExitStack() as stack:
+                with progress.waiting("starting Ray" if address is None else f"joining {address}"):
+                    cluster = stack.enter_context(connected(config.compute, need, gpu_number(config.model)))
                 progress.say(cluster.description)
                 report = run_blocks(
                     plan,
@@ -271,11 +279,16 @@ def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> Non
     write_json(store.folder / RESULT_FILE, {"identity": _identity(prepared), "sizes": sizes, **result.to_dict()})
 
 
-def _earlier_result(prepared: Prepared, store: RunStore) -> RunResult | None:
-    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes."""
+def earlier_result(prepared: Prepared, folder: Path) -> RunResult | None:
+    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes.
+
+    Args:
+        prepared: What was decided for the run.
+        folder: Of its state, see :func:`pipeline.mapstore.store.run_folder`; need not be there.
+    """
     output = prepared.config.output
     try:
-        record = json.loads((store.folder / RESULT_FILE).read_text(encoding="utf-8"))
+        record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         if record["identity"] != _identity(prepared) or record["missing_blocks"] or record["incomplete_blocks"]:
             return None
         if any((output / name).stat().st_size != size for name, size in record["sizes"].items()):

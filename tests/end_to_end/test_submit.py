@@ -119,8 +119,9 @@ def test_a_submitted_run_writes_the_bytes_of_a_local_one_and_returns_its_exit_co
     file = run_file(tmp_path, tiny_archive)
     submitted = spex(head, "submit", str(file), "--address", head.dashboard, "--output", "one", "--json", cwd=tmp_path)
     assert submitted.returncode == 0, submitted.stderr + submitted.stdout
-    assert json.loads(submitted.stdout.strip().splitlines()[-1])["blocks"] == 4
-    assert "mapping: 4/4 blocks" in submitted.stdout  # the job's log was followed
+    assert json.loads(submitted.stdout)["blocks"] == 4
+    assert "mapping: 4/4 blocks" in submitted.stderr  # the job's log was followed
+    assert "WebSocket" not in submitted.stderr  # Ray's own notices
     joined = spex(head, "run", file.name, "--address", head.gcs, "--output", "two", cwd=tmp_path)
     assert joined.returncode == 0, joined.stderr
     assert digest(tmp_path / "one") == digest(tmp_path / "two")

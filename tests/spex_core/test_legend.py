@@ -101,3 +101,30 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path.write_bytes(GOOD.replace("Land", "Wüste").encode("latin-1"))
     with pytest.raises(LegendError, match="neither a readable file"):
         Legend.from_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("color:", "colour:"), r"class 1 has no field 'colour'; did you mean color\?"),
+        (("noun:", "Noun:"), r"class 1 has no field 'Noun'; did you mean noun\?"),
+        (("prior:", "piror:"), r"class 1 has no field 'piror'; did you mean prior\?"),
+        (("classes:", "clases:"), r"no field 'clases'; did you mean classes\?"),
+        (("nodata:", "no_data:"), r"no field 'no_data'; did you mean nodata\?"),
+        (("name:", "x\x1b:"), r"no field|not valid YAML"),
+        (("title:", "xyz:"), r"no field 'xyz'; there are name, title, nodata, classes"),
+    ],
+)
+def test_a_field_that_is_not_known_is_told_with_a_likely_one(
+    change: tuple[str, str], message: str, tmp_path: Path
+) -> None:
+    text = (
+        "name: a\ntitle: A\nnodata: 0\nclasses:\n"
+        "- {code: 1, name: trees, noun: tree, color: '#112233', prior: [[ndvi, 0.4, null]]}\n"
+    )
+    path = tmp_path / "legend.yaml"
+    path.write_text(text.replace(*change, 1))
+    with pytest.raises(LegendError, match=message):
+        Legend.from_yaml(path)
+    path.write_text(text)
+    assert Legend.from_yaml(path).codes == (1,)

@@ -122,11 +122,12 @@ def test_plan_tells_scenes_and_cost_and_writes_its_file(
 ) -> None:
     file = run_file(tmp_path, tiny_archive)
     assert spex("plan", str(file), "--json") == 0
-    out = capsys.readouterr().out
-    document = json.loads(out.splitlines()[-1])
+    document = json.loads(capsys.readouterr().out)
     assert (document["blocks"], len(document["scenes"])) == (4, 2)
     assert document["bytes_to_read"] > 0
     assert json.loads((tmp_path / "out" / "plan.json").read_text())["run_id"] == document["run_id"]
+    assert spex("plan", str(file)) == 0
+    out = capsys.readouterr().out
     assert all(scene in out for scene in document["scenes"])
 
 
@@ -149,18 +150,19 @@ def test_status_tells_progress_failures_and_time_left(
         journal.append(RunStarted("2026-01-01T00:00:00+00:00", plan.run_id))
         journal.append(BlockFinished(32632, 0, 1.0, 1.0, "0" * 64))
         journal.append(BlockFailed(32632, 1, 3, "ReadError: B04 is gone"))
+        assert spex("status", str(tmp_path)) == 0
+        out = capsys.readouterr().out
+        assert "running, 1 of 4 blocks, 1 given up" in out
+        assert "B04 is gone" in out
         assert spex("status", str(tmp_path), "--json") == 0
-    out = capsys.readouterr().out
-    assert "running, 1 of 4 blocks, 1 given up" in out
-    assert "B04 is gone" in out
-    (state,) = json.loads(out.splitlines()[-1])["runs"]
+    (state,) = json.loads(capsys.readouterr().out)["runs"]
     assert state["seconds_left"] > 0
     assert not state["driver_gone"]
     # The journal has no end, and nobody holds it any more: its driver was killed.
+    assert spex("status", str(tmp_path)) == 0
+    assert "interrupted (its driver is gone: run it again to go on), 1 of 4 blocks" in capsys.readouterr().out
     assert spex("status", str(tmp_path), "--json") == 0
-    out = capsys.readouterr().out
-    assert "interrupted (its driver is gone: run it again to go on), 1 of 4 blocks" in out
-    (state,) = json.loads(out.splitlines()[-1])["runs"]
+    (state,) = json.loads(capsys.readouterr().out)["runs"]
     assert (state["stage"], state["driver_gone"], state["seconds_left"]) == ("interrupted", True, None)
 
 
