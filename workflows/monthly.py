@@ -15,8 +15,7 @@ A crontab line, on the fifth of each month at 03:10::
 
 Exit codes: 0 all there, or no scene of the period matches; 3 a map has gaps; 4 nothing could be mapped (scenes match
 and none is usable, or every pixel is cloud); 2 bad input; 1 a run failed (the worst of all regions); 75 another process
-is at work on the same output folder and nothing was started (``EX_TEMPFAIL``); 130 and 143 interrupted, by Ctrl-C and
-by SIGTERM.
+is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.errors import BadInputError, ConfigError, NoScenesError, NothingMappedError
-from pipeline.machine import interruption, standard_streams
+from pipeline.machine import standard_streams
 from pipeline.machine.atomic_files import write_json
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.records.region_formats import digest
@@ -241,9 +240,4 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for package in ("pipeline", "workflows"):
         logging.getLogger(package).setLevel(logging.INFO)
-    interruption.install()
-    try:
-        typer.run(main)
-    except SystemExit as ended:  # typer knows Ctrl-C only
-        interrupted = ended.code == interruption.EXIT_INTERRUPTED
-        raise SystemExit(interruption.exit_code() if interrupted else ended.code) from None
+    typer.run(main)

@@ -1,7 +1,7 @@
 """The command ``spex``: a thin layer over the public functions, with exit codes that scripts can rely on.
 
 0 done; 1 the run failed; 2 bad usage or bad input; 3 done with some blocks or scenes missing; 4 nothing could be
-mapped; 130 interrupted (Ctrl-C, SIGHUP); 143 ended by SIGTERM.
+mapped; 130 interrupted (Ctrl-C, SIGTERM, SIGHUP).
 Results go to standard output, progress and messages to standard error.
 """
 
@@ -18,7 +18,7 @@ import typer
 from pipeline.commands import folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
-from pipeline.machine.interruption import EXIT_INTERRUPTED, exit_code
+from pipeline.machine.interruption import EXIT_INTERRUPTED
 from spex_core.errors import CheckpointError, LegendError, SpexError, harmless
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_NOTHING = 1, 2, 4
@@ -27,8 +27,7 @@ app = typer.Typer(
     name="spex",
     help="Regional land-cover maps from Sentinel-2 with SPEX, a spectral vision-language model, on Ray.",
     epilog="Try it: spex demo --output demo. Exit codes: 0 done; 1 the run failed; 2 bad usage or bad input; 3 done, "
-    "with some blocks or scenes missing; 4 nothing could be mapped (an earlier map is left alone); 130 interrupted; "
-    "143 ended by SIGTERM.",
+    "with some blocks or scenes missing; 4 nothing could be mapped (an earlier map is left alone); 130 interrupted.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -94,7 +93,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         interruption.end_at_once_from_now_on()
         with contextlib.suppress(OSError):  # the terminal may be what has gone
             _say("interrupted; what is finished is kept: the same command goes on from there")
-        code = exit_code()
+        code = EXIT_INTERRUPTED
     except NothingMappedError as error:
         if debug:
             raise

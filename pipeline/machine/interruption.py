@@ -1,8 +1,4 @@
-"""Signals that ask a process to end become KeyboardInterrupt: one clean way out for Ctrl-C, scheduler and terminal.
-
-The exit code says who asked: 143 (128 + SIGTERM, what systemd, Slurm and Kubernetes take for a clean stop) after
-SIGTERM, else 130.
-"""
+"""Signals that ask a process to end become KeyboardInterrupt: one clean way out for Ctrl-C, scheduler and terminal."""
 
 from __future__ import annotations
 
@@ -15,19 +11,9 @@ from types import FrameType
 from typing import NoReturn
 
 EXIT_INTERRUPTED = 130
-"""Exit code after Ctrl-C or a closed terminal."""
-EXIT_TERMINATED = 128 + signal.SIGTERM
-"""Exit code after SIGTERM."""
+"""Exit code after any of :data:`STOP_SIGNALS`."""
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 HELD_SIGNALS = frozenset((signal.SIGTERM, signal.SIGHUP))
-
-_first: list[int] = []
-"""The first signal that :func:`interrupt` heard: the exit code outlives the exception, which libraries replace."""
-
-
-def exit_code() -> int:
-    """What an interrupted process ends with."""
-    return EXIT_TERMINATED if _first == [signal.SIGTERM] else EXIT_INTERRUPTED
 
 
 @contextmanager
@@ -72,7 +58,6 @@ def handlers_kept() -> Iterator[None]:
         yield
     except SystemExit as ended:
         if ended.code == signal.SIGTERM:  # what the handler that is replaced here makes of it (Ray's does)
-            _heard(signal.SIGTERM)
             raise KeyboardInterrupt from None
         raise
     finally:
@@ -84,13 +69,7 @@ def handlers_kept() -> Iterator[None]:
 
 def interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Handler: ends the main thread as Ctrl-C does."""
-    _heard(number)
     raise KeyboardInterrupt
-
-
-def _heard(number: int) -> None:
-    if not _first:
-        _first.append(number)
 
 
 def end_at_once_from_now_on() -> None:
@@ -98,12 +77,7 @@ def end_at_once_from_now_on() -> None:
     if _in_main_thread():
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, lambda number, frame: os._exit(_code_after(number)))
-
-
-def _code_after(number: int) -> int:
-    _heard(number)
-    return exit_code()
+                signal.signal(number, lambda number, frame: os._exit(EXIT_INTERRUPTED))
 
 
 def _in_main_thread() -> bool:
