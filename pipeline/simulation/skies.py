@@ -29,7 +29,7 @@ _UNCERTAIN = 0.5
 
 # Six bands: blue, green, red, near infrared, two short-wave infrared.
 _WATER_CLOUD = np.array([1.00, 0.98, 0.98, 1.02, 0.82, 0.64], np.float32)
-_ICE_CLOUD = np.array([1.02, 0.98, 0.95, 0.95, 0.32, 0.30], np.float32)
+_ICE_CLOUD = np.array([1.02, 0.98, 0.95, 0.95], np.float32)
 _SKYLIGHT = np.array([0.46, 0.38, 0.33, 0.27, 0.18, 0.15], np.float32)
 _FRESH_SNOW = np.array([0.92, 0.92, 0.90, 0.82, 0.12, 0.09], np.float32)
 _OLD_SNOW = np.array([0.62, 0.60, 0.57, 0.48, 0.06, 0.04], np.float32)
@@ -234,8 +234,11 @@ def _layer(rng: np.random.Generator, size: int, kind: str, sun: tuple[float, flo
 
 def _tops(rng: np.random.Generator, kind: str, depth: FloatArray, sun: tuple[float, float]) -> FloatArray:
     """Reflectance of a layer: brighter where it is deep and faces the sun, grey where it does not."""
-    ice = rng.uniform(0.6, 1) if kind in ("veil", "streaks") else rng.uniform(0, 1) ** 2
-    spectrum = (1 - ice) * _WATER_CLOUD + ice * _ICE_CLOUD
+    ice = rng.uniform(0.6, 1) if kind in ("veil", "streaks") else rng.choice([0.0, 1.0, rng.uniform()])
+    # Grains of a cloud are smaller than those of snow: at 2.2 µm it is no darker than at 1.6.
+    absorbed = rng.uniform(0.12, 0.45) * np.array([1.0, rng.uniform(0.9, 1.4)])
+    frozen = np.concatenate([_ICE_CLOUD, absorbed])
+    spectrum = (1 - ice) * _WATER_CLOUD + ice * frozen
     spectrum = spectrum * np.exp(rng.normal(0, 0.04, 6)) * np.linspace(1, np.exp(rng.normal(0, 0.06)), 6)
     if kind in ("veil", "streaks"):
         bright = np.float32(rng.uniform(0.35, 0.7)) * np.ones_like(depth)
