@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spex_core.cloud_classes import CHANNELS, CHECKPOINT_TYPE, CLOUD_CLASSES
+from spex_core.cloud_classes import CHANNELS, CHECKPOINT_TYPE, CLEAR, CLOUD_CLASSES, SHADOW
 from spex_core.cloud_network import (
     BRIGHTEST,
     DARKEST,
@@ -39,6 +39,9 @@ WEIGHT_LEVELS, ACTIVATION_LEVELS, INPUT_LEVELS = 127, 255, 256
 """Largest weight, largest activation, and steps of the input per unit of its logarithmic scale."""
 STEPS_PER_UNIT = 10_000
 """Steps of reflectance that the input tells apart: those of Sentinel-2's digital numbers."""
+DARK_WATER = 0.05
+"""Water reflects less at 1.6 µm. Measured on drawn labels: so are 99 % and 93 % of two scenes' water, and not one in a
+thousand pixels of land in the shadow of a cloud."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _SEEN = 0.9999
 """Share of activations that the levels reach to."""
@@ -62,7 +65,7 @@ class CloudDetector:
 
     @torch.inference_mode()
     def classes(self, reflectance: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        """Most likely class of every pixel.
+        """Most likely class of every pixel. What is water whether or not a shadow lies on it is clear, not shadow.
 
         Args:
             reflectance: float32 ``[6, H, W]`` as for :meth:`CloudNetwork.forward
@@ -74,7 +77,9 @@ class CloudDetector:
         Raises:
             ModelInputError: Another shape.
         """
-        return np.asarray(self.logits(torch.from_numpy(reflectance)[None]).argmax(1)[0].to(torch.uint8).numpy())
+        found = np.asarray(self.logits(torch.from_numpy(reflectance)[None]).argmax(1)[0].to(torch.uint8).numpy())
+        found[(found == SHADOW) & _is_water(reflectance)] = CLEAR
+        return found
 
     @torch.inference_mode()
     def logits(self, reflectance: Tensor) -> Tensor:
@@ -162,6 +167,13 @@ class CloudDetector:
             raise CheckpointError(f"{folder / WEIGHTS} cannot be read: {error}") from error
         except CheckpointError as error:
             raise CheckpointError(f"{folder / WEIGHTS}: {error}") from error
+
+
+def _is_water(reflectance: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Greener than it is bright in near infrared, and dark beyond: no land is, in the sun or in a shadow."""
+    green, infrared, beyond = reflectance[1], reflectance[3], reflectance[4]
+    with np.errstate(invalid="ignore"):
+        return np.asarray((green > infrared) & (beyond < DARK_WATER))
 
 
 def _levels(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from spex_core.checkpoints import DEFAULT_CLOUD_CHECKPOINT, resolve_checkpoint
-from spex_core.cloud_classes import CHANNELS, CLOUD_CLASSES, cloud_bands
+from spex_core.cloud_classes import CHANNELS, CLEAR, CLOUD_CLASSES, SHADOW, cloud_bands
 from spex_core.cloud_detector import CloudDetector
 from spex_core.cloud_network import HALO_PX, STEP_PX, CloudNetwork, CloudNetworkConfig
 from spex_core.errors import CheckpointError, ModelInputError, SpexError
@@ -92,6 +92,21 @@ def test_any_subset_of_bands_is_taken_and_a_shape_that_is_none_refused(built_in:
     for wrong in ((6, 64, 63), (5, 64, 64), (6, 0, 64)):
         with pytest.raises(ModelInputError, match="multiples of 8"):
             built_in.classes(np.zeros(wrong, np.float32))
+
+
+def test_dark_water_is_never_called_shadow_and_dark_land_may_be(detector: CloudDetector) -> None:
+    tensors = dict(detector._tensors)
+    bias = torch.full((4 * len(CLOUD_CLASSES),), -1000.0)
+    bias[4 * SHADOW : 4 * SHADOW + 4] = 1000.0
+    dark = CloudDetector(detector.config, {**tensors, "head.bias": bias})
+    water, shaded_field = ((0.02, 0.02, 0.01, 0.01, 0.01, 0.01), (0.00, 0.01, 0.01, 0.08, 0.01, 0.01))
+    for spectrum, said in ((water, CLEAR), (shaded_field, SHADOW)):
+        image = np.array(spectrum, np.float32)[:, None, None] * np.ones((6, 16, 16), np.float32)
+        assert (dark.classes(image) == said).all()
+        for missing in (1, 3, 4):  # nothing is known to be water without these
+            some = image.copy()
+            some[missing] = np.nan
+            assert (dark.classes(some) == SHADOW).all()
 
 
 def test_bands_stand_in_for_each_other() -> None:
