@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.errors import ClusterError
+from pipeline.settings.cloud_model import check_cloud_mask
 from pipeline.settings.model import check_device, check_model
 from pipeline.settings.run_file import RunConfig
 
@@ -106,10 +107,15 @@ def last_document(log: str) -> str | None:
 
 
 def _check_model(config: RunConfig) -> None:
-    checkpoint = config.model.checkpoint
-    if "/" in checkpoint and not Path(checkpoint).exists():
-        return  # a folder that only the cluster sees: the run there looks at it first
-    check_model(config.model, config.source.bands)
+    if not _only_there(config.model.checkpoint):
+        check_model(config.model, config.source.bands)
+    if not _only_there(config.composite.cloud_checkpoint):
+        check_cloud_mask(config.composite, config.source.bands)
+
+
+def _only_there(checkpoint: str) -> bool:
+    """A folder that only the cluster sees: the run there looks at it first."""
+    return "/" in checkpoint and not Path(checkpoint).exists()
 
 
 def _follow(client: Any, job_id: str, stream: TextIO) -> None:

@@ -1,4 +1,4 @@
-"""Which cloud network a run uses: found, checked and named by its bytes, without torch."""
+"""Which cloud network a run uses: found, checked and named by its bytes. torch is imported only to check one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_cloud_mask(composite: CompositeConfig, bands: Sequence[str]) -> None:
         bands: What the run reads (``source.bands``).
 
     Raises:
-        CheckpointError: No such network.
+        CheckpointError: No such network, or a damaged one.
         ConfigError: The bands are too few for it, or for the rejection of outliers.
     """
     found = cloud_bands(bands)
@@ -55,7 +55,9 @@ def check_cloud_mask(composite: CompositeConfig, bands: Sequence[str]) -> None:
         )
     if composite.cloud_mask == "scl":
         return
-    cloud_folder(composite.cloud_checkpoint)
+    from spex_core.cloud_detector import CloudDetector
+
+    CloudDetector.load(cloud_folder(composite.cloud_checkpoint))  # one message now instead of one for every block
     known = [name for name in found if name]
     if len(known) < LEAST_BANDS:
         raise ConfigError(

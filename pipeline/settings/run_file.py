@@ -331,6 +331,9 @@ class RunConfig(SettingsFile):
                 "output": anchored(base, self.output),
                 "legend": anchored_name(base, self.legend),
                 "source": source.model_copy(update={"allowed_roots": roots}),
+                "composite": self.composite.model_copy(
+                    update={"cloud_checkpoint": anchored_name(base, self.composite.cloud_checkpoint)}
+                ),
                 "model": self.model.model_copy(update={"checkpoint": anchored_name(base, self.model.checkpoint)}),
             }
         )
