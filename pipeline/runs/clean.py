@@ -2,7 +2,7 @@
 
 A finished run's store (scores, indices, journal) only serves to publish its map again without computing it. What is
 removed is looked for anew under the folder's lock; links are never followed, and nothing else below the folder is
-touched. See docs/decisions/0042.
+touched. See docs/decisions/0040.
 """
 
 from __future__ import annotations
