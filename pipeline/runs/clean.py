@@ -22,7 +22,7 @@ from pipeline.machine.lock import holder_of
 from pipeline.machine.own_files import folder_lock, refuse_links, refuse_strangers
 from pipeline.mapstore.output_folders import output_folders, state_folders
 from pipeline.mapstore.store import CLEANED_PLAN_FILE, PLAN_FILE, RESULT_FILE, STATE_FOLDER
-from spex_core.durable_files import DRAFT_MARK, remove
+from spex_core.durable_files import DRAFT_MARK, put_in_place, remove
 
 DRAFT_AGE_S = 3600.0
 """A draft that is younger may be somebody's who is writing it."""
@@ -187,7 +187,7 @@ def _remove(removal: Removal) -> None:
             return
         # First, and at once: without its plan the rest is no store any more, and a clean that is cut short is resumed.
         if (removal.path / PLAN_FILE).exists():
-            os.replace(removal.path / PLAN_FILE, removal.path / CLEANED_PLAN_FILE)
+            put_in_place(removal.path / PLAN_FILE, removal.path / CLEANED_PLAN_FILE)
         for name in _STORE:
             remove(removal.path / name)
     except OSError as error:
