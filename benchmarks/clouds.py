@@ -27,6 +27,7 @@ from spex_core.checkpoints import DEFAULT_CLOUD_CHECKPOINT, resolve_checkpoint
 from spex_core.cloud_classes import CHANNELS, SHADOW, THICK, THIN
 from spex_core.cloud_detector import CloudDetector
 from spex_core.cloud_network import HALO_PX, STEP_PX
+from workflows.train_clouds import drawn_masks
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -69,14 +70,8 @@ def labelled_scenes(folder: Path) -> Iterator[Labelled]:
         with rasterio.open(path) as source:
             image = source.read((2, 3, 4, 8, 12, 13)).astype(np.float32) * np.float32(1e-4)
         yield Labelled(name, "Sentinel-2 L1C", "l1c", image, _drawn(name), None)
-    for path in sorted((folder / "clouds-ukis-landsat").glob("*_toa_reflectance.tif")):
-        name = path.name.removesuffix("_toa_reflectance.tif")
-        with rasterio.open(path) as source, rasterio.open(path.with_name(f"{name}_mask.tif")) as mask:
-            codes = mask.read(1)
-            truth = np.zeros_like(codes)
-            for code, meaning in DRAWN_BY_AUTHORS.items():
-                truth[codes == code] = meaning
-            yield Labelled(name, "Landsat TOA", "l1c", source.read().astype(np.float32), truth, None)
+    for drawn in drawn_masks(folder, DRAWN_BY_AUTHORS):
+        yield Labelled(drawn.name, "Landsat TOA", "l1c", drawn.reflectance, drawn.label, None)
 
 
 def _drawn(name: str) -> ByteArray:

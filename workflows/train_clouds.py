@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -86,15 +86,20 @@ def real_grounds(folder: Path) -> list[FloatArray]:
     ]
 
 
-def labelled_scenes(folder: Path) -> list[Labelled]:
-    """The drawn ones of ``clouds-ukis-landsat``."""
+def drawn_masks(folder: Path, meanings: Mapping[int, int]) -> list[Labelled]:
+    """The scenes of ``clouds-ukis-landsat``.
+
+    Args:
+        folder: Of the samples.
+        meanings: Code in the masks (0 shadow, 1 water, 2 snow, 3 land, 4 cloud) → label.
+    """
     found = []
     for path in sorted((folder / "clouds-ukis-landsat").glob("*_toa_reflectance.tif")):
         name = path.name.removesuffix("_toa_reflectance.tif")
         with rasterio.open(path) as image, rasterio.open(path.with_name(f"{name}_mask.tif")) as mask:
             codes = mask.read(1)
             label = np.zeros_like(codes)
-            for code, meaning in DRAWN.items():
+            for code, meaning in meanings.items():
                 label[codes == code] = meaning
             found.append(Labelled(name, image.read().astype(np.float32), label))
     return found
@@ -260,7 +265,10 @@ def main() -> None:
         np.save(ground, grounds(options.worlds, 700_000, 2).astype(np.float16))
     simulated = np.load(ground, mmap_mode="r")
     real = tuple(real_grounds(options.real)) if options.real else ()
-    labelled = tuple(s for s in labelled_scenes(options.real) if s.name != options.leave_out) if options.real else ()
+    drawn = drawn_masks(options.real, DRAWN) if options.real else []
+    if options.leave_out and options.leave_out not in {scene.name for scene in drawn}:
+        parser.error(f"--leave-out {options.leave_out}: there is no such drawn scene")
+    labelled = tuple(scene for scene in drawn if scene.name != options.leave_out)
     torch.manual_seed(options.seed)
     network = CloudNetwork()
     if options.start:

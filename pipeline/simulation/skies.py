@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft, ndimage
 
+from spex_core.cloud_classes import CLEAR, SHADOW, SNOW, THICK, THIN
+
 FloatArray = npt.NDArray[np.float32]
 
-CLEAR, THICK, THIN, SHADOW, SNOW = range(5)
-"""Labels, in the order of :data:`spex_core.cloud_network.CLOUD_CLASSES`."""
 SOLID = 0.6
 """Opacity from which a cloud hides the ground."""
 VISIBLE = 0.07
@@ -44,7 +44,7 @@ class CoveredGround:
     reflectance: FloatArray
     """float32 ``[6, h, w]``: blue, green, red, near infrared, two short-wave infrared."""
     label: npt.NDArray[np.uint8]
-    """uint8 ``[h, w]``: clear, thick cloud, thin cloud, shadow, snow."""
+    """uint8 ``[h, w]``, codes of :data:`spex_core.cloud_classes.CLOUD_CLASSES`."""
     weight: FloatArray
     """float32 ``[h, w]``: 0 where no one could tell."""
 

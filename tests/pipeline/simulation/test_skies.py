@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.simulation.skies import CLEAR, SHADOW, SNOW, THICK, THIN, CoveredGround, cover_ground, power_law_field
-from spex_core import cloud_classes
+from pipeline.simulation.skies import CoveredGround, cover_ground, power_law_field
+from spex_core.cloud_classes import CLEAR, CLOUD_CLASSES, SHADOW, SNOW, THICK, THIN
 
 GROUND = np.array([0.05, 0.07, 0.06, 0.35, 0.20, 0.11], np.float32)[:, None, None] * np.ones((6, 64, 64), np.float32)
 
@@ -18,13 +18,7 @@ def covered(seed: int, ground: np.ndarray = GROUND) -> CoveredGround:
 
 
 def test_labels_are_those_of_the_network() -> None:
-    assert tuple(getattr(cloud_classes, name) for name in ("CLEAR", "THICK", "THIN", "SHADOW", "SNOW")) == (
-        CLEAR,
-        THICK,
-        THIN,
-        SHADOW,
-        SNOW,
-    )
+    assert [CLOUD_CLASSES[label] for label in (CLEAR, THICK, THIN, SHADOW, SNOW)] == list(CLOUD_CLASSES)
 
 
 @settings(deadline=None, max_examples=40)
