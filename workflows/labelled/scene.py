@@ -29,9 +29,10 @@ Codes = npt.NDArray[np.uint8]
 Grid = tuple[tuple[int, int], Any, Any]
 """Shape, transform and coordinate system of a raster."""
 
-Kind = Literal["drawn", "points", "register", "field", "map", "mask", "tags", "none"]
+Kind = Literal["drawn", "points", "register", "field", "map", "mask", "tags", "eye", "none"]
 """How the labels came about: polygons or points that somebody drew, the farmers' register, measured in the field, a map
-of a model or of coarse units, a mask of clouds and water, words about a whole image, or not at all."""
+of a model or of coarse units, a mask of clouds and water, words about a whole image, by eye in a picture, or not at
+all."""
 
 SENSORS: dict[str, tuple[Band, ...]] = {
     "sentinel-2": BANDS,
