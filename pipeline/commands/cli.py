@@ -18,6 +18,7 @@ import typer
 from pipeline.commands import folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
+from pipeline.machine.addresses import without_secrets
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from spex_core.errors import CheckpointError, LegendError, SpexError, harmless
 
@@ -132,6 +133,7 @@ def _usage_or_defect(error: Exception, debug: bool) -> int:
 
 
 def _say(message: str, defect: BaseException | None = None) -> None:
+    message = without_secrets(message)
     print(harmless(message), file=sys.stderr)
     if (console := sys.modules.get("pipeline.commands.console")) is not None:  # else nothing has opened a log file
         console.log_last_words(message, defect)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.imagery.composite import read_composite
+from pipeline.machine.addresses import without_secrets
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
 from pipeline.mapstore.store import RunStore
@@ -134,9 +135,8 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLaye
     layers = ReadLayers(
         scaled_indices(composite.reflectance[(slice(None), *own)]), np.ascontiguousarray(composite.valid_count[own])
     )
-    report = ReadReport(
-        not composite.valid_count.any(), tuple(composite.problems), bool(composite.unread), process_memory()
-    )
+    problems = tuple(map(without_secrets, composite.problems))
+    report = ReadReport(not composite.valid_count.any(), problems, bool(composite.unread), process_memory())
     return composite.reflectance, layers, report
 
 

@@ -31,7 +31,7 @@ from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, Jou
 from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, metadata_digests, selection
 from pipeline.mapstore.refusal import write_error
 from pipeline.mapstore.zone_store import UNREADABLE, ZoneStore
-from pipeline.planning.plan_file import read_plan, write_plan
+from pipeline.planning.plan_file import read_plan, stored_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.plan import Block, MapPlan
 from spex_core.durable_files import flush, flush_folder, make_folder
@@ -96,9 +96,11 @@ class RunStore:
     def _renew(self, found: MapPlan, legend: Legend) -> None:
         """Puts this plan and legend in the place of an earlier run's."""
         try:
-            root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
-            root.attrs.update({"legend": legend.to_dict()})
-            if found != self.plan:
+            if self._attributes.get("legend") != legend.to_dict():
+                root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
+                root.attrs.update({"legend": legend.to_dict()})
+                self.__dict__.pop("_attributes", None)
+            if found != stored_plan(self.plan):
                 write_plan(self.plan, self.folder / "plan.json")
         except (OSError, BaseZarrError) as error:
             raise OutputError(f"run folder {self.folder} cannot be written: {error}") from error
