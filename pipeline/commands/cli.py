@@ -42,6 +42,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.run, "Make a map, or finish an interrupted one"),
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
     (folder_commands.status, "Say how far runs are and what failed"),
+    (folder_commands.publish, "Send maps to a bucket, only what changed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
     (folder_commands.doctor, "Look whether this machine is fit for a run"),
     (workshop_commands.evaluate, "Measure a checkpoint against labels"),

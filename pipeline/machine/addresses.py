@@ -35,7 +35,7 @@ PROCESSING_NAMES = frozenset({"x-oss-process", "x-cos-process"})
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s\"'<>`]+")
 _CLOSING = ".,;:!)]}"
 _NAMED = re.compile(
-    r"(?<![A-Za-z0-9])"
+    r"(?:(?<![A-Za-z0-9])|(?<=%3f)|(?<=%26)|(?<=%253f)|(?<=%2526))"
     r"((?:x-(?:amz|goog|oss|cos|obs|ms)-[a-z-]+|q-sign[a-z-]*|hdn(?:ts|ea|tl)|signature|sig|hmac|temp_url_sig"
     r"|(?:[a-z]+[_-])*(?:token|secret|password|passwd|api[_-]?key|access[_-]?key|accesskeyid|subscription-key)"
     r"|secret[_-][a-z_-]*key|jwt|sas)(?:=|%3d|%253d))"

@@ -66,6 +66,13 @@ ASSETS: Mapping[str, AssetKind] = MappingProxyType(
             _QUALITY,
             Pixels("scenes with a valid observation", COUNT_NODATA),
         ),
+        "truecolor": AssetKind(
+            "truecolor.tif",
+            "True colour, 8 bit, for the eye",
+            COG_TYPE,
+            ("visual", "overview"),
+            Pixels("for the eye", 0, None, ("red", "green", "blue")),
+        ),
         "scores": AssetKind(
             "scores.tif",
             "Score of every class, percent",

@@ -88,8 +88,17 @@ def write_landcover_cog(
     style = _landcover_style(legend, overview_resampling, lambda block: zone.read("landcover", block.window))
     tags = {"LEGEND": legend.name, **(tags or {})}
     written = _write(zone, Path(path), style, tags, {legend.nodata, *legend.codes})
-    write_text(written.with_name(written.name + ".aux.xml"), _categories_xml(legend))
+    write_categories(written, legend)
     return written
+
+
+def write_categories(path: Path, legend: Legend) -> None:
+    """Writes the file beside a class map in which QGIS and gdalinfo look for its classes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_text(path.with_name(path.name + ".aux.xml"), _categories_xml(legend))
 
 
 def write_blank_landcover_cog(grid: ZoneGrid, path: Path, legend: Legend) -> None:
@@ -181,6 +190,23 @@ def write_valid_count_cog(
         resampling="nearest",
         predictor=2,
         statistics=True,
+    )
+    return _write(zone, Path(path), style, tags or {}, set(range(256)))
+
+
+def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
+    """Writes the picture below the map: red, green and blue, uint8, nodata 0, average overviews.
+
+    Raises:
+        CogError: Not writable or not a valid COG.
+        StoreError: The store is damaged, or an earlier version made it: it has no picture.
+    """
+    style = _Style(
+        read=lambda block: zone.read("truecolor", block.window),
+        descriptions=("red", "green", "blue"),
+        nodata=0,
+        resampling="average",
+        predictor=2,
     )
     return _write(zone, Path(path), style, tags or {}, set(range(256)))
 

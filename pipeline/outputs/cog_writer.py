@@ -268,7 +268,7 @@ def _draft_profile(form: RasterForm) -> dict[str, Any]:
         "blockysize": TILE_PX,
         "bigtiff": "IF_SAFER",
         "nodata": form.nodata,
-        "photometric": "PALETTE" if form.colormap else "MINISBLACK",
+        "photometric": "PALETTE" if form.colormap else "RGB" if form.count == 3 else "MINISBLACK",
     }
 
 
@@ -280,7 +280,7 @@ def _cog_profile(form: RasterForm, layout: Layout) -> dict[str, Any]:
         "blockysize": layout.tile_px,
         "compress": "DEFLATE",
         "zlevel": 6,
-        "interleave": "band",
+        "interleave": "pixel" if form.count == 3 else "band",  # colours are read together
         "bigtiff": "IF_SAFER",
         "predictor": form.predictor,
     }

@@ -5,31 +5,33 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.explain.files import write_explanations
 from pipeline.explain.sentences import RegionExplanation, explain_map
 from pipeline.explain.statistics import MapStatistics, ZoneLayers, map_statistics
-from pipeline.machine.atomic_files import discard, renew_json, write_text
+from pipeline.machine.atomic_files import write_text
 from pipeline.machine.own_files import own_folder
 from pipeline.machine.processors import cpu_count
 from pipeline.machine.progress import Progress, duration_text
 from pipeline.mapstore.journal import JournalState
 from pipeline.mapstore.store import RunStore
-from pipeline.outputs import cog, run_facts, stac_catalog, stac_item, stac_model
+from pipeline.outputs import run_facts, stac_catalog, stac_item, stac_model
 from pipeline.outputs.assets import ASSETS, ITEM_FILES
 from pipeline.outputs.cog_writer import small_cache
 from pipeline.outputs.imprint import Imprint
+from pipeline.outputs.map_files import (
+    MapPlace,
+    map_places,
+    raster_kinds,
+    raster_writers,
+    write_documents,
+    write_joined,
+)
 from pipeline.outputs.output_folder import REPORT_FOLDER, check_items, check_output
-from pipeline.outputs.provenance import plan_document, provenance_document
-from pipeline.outputs.qgis_style import write_style
-from pipeline.outputs.region_tables import write_regions_csv, write_regions_parquet
 from pipeline.outputs.report import Accuracy, ReportContext, map_picture, render_report
-from pipeline.outputs.thumbnail import write_thumbnail
 from pipeline.records.plan import ZonePlan
 from pipeline.settings.model import INDEX_RULES
 
@@ -43,15 +45,6 @@ class Publication:
 
     outputs: dict[str, tuple[Path, ...]]
     statistics: MapStatistics
-
-
-@dataclass(frozen=True)
-class _ZoneMap:
-    """One zone's item folder."""
-
-    zone: ZonePlan
-    item: str
-    folder: Path
 
 
 def publish_run(
@@ -81,21 +74,25 @@ def publish_run(
         OutputError: The folder cannot be written.
         StoreError: The store is damaged.
     """
-    config, plan, legend = prepared.config, prepared.plan, prepared.legend
+    config, legend = prepared.config, prepared.legend
     created = created or dt.datetime.now(dt.UTC)
     check_places(prepared)
-    maps = [_zone_map(prepared, zone) for zone in plan.zones]
+    maps = map_places(prepared)
+    zones = [place for place in maps if not place.joined]
     for place in maps:
         own_folder(config.output, config.publish.collection_id, place.item)
     own_folder(config.output, REPORT_FOLDER)
-    progress.start("publishing", len(_raster_kinds(prepared)) * len(maps) + 3, "files")
+    progress.start("publishing", len(raster_kinds(prepared, store)) * len(zones) + 3, "files")
     with small_cache():
-        statistics = _write_rasters_and_measure(maps, prepared, store, progress)
+        statistics = _write_rasters_and_measure(zones, prepared, store, progress)
+        for place in maps:
+            if place.joined:
+                write_joined(place, zones, prepared)
     explanations = explain_map(statistics, legend)
     progress.advance()
     state = store.state()
     for place in maps:
-        _write_documents(place, prepared, explanations, state)
+        write_documents(place, prepared, explanations, state)
     _write_reports(maps, prepared, statistics, explanations, state, accuracy, seconds, created)
     progress.advance()
     files = _write_catalog(maps, prepared, statistics, state, accuracy, created)
@@ -110,8 +107,9 @@ def publish_run(
         "items": files.items,
     }
     for kind, asset in ASSETS.items():
-        if all((place.folder / asset.file).is_file() for place in maps):
-            outputs[kind] = tuple(place.folder / asset.file for place in maps)
+        written = tuple(path for place in maps if (path := place.folder / asset.file).is_file())
+        if written:
+            outputs[kind] = written
     return Publication(outputs, statistics)
 
 
@@ -123,18 +121,12 @@ def check_places(prepared: Prepared) -> None:
     """
     config = prepared.config
     check_output(config.output, config.publish.collection_id)
-    items = [_zone_map(prepared, zone).item for zone in prepared.plan.zones]
+    items = [place.item for place in map_places(prepared)]
     check_items(config.output, config.publish.collection_id, items, ITEM_FILES)
 
 
-def _zone_map(prepared: Prepared, zone: ZonePlan) -> _ZoneMap:
-    config = prepared.config
-    item = stac_item.item_id(config.name, config.start, config.end, zone.grid.epsg)
-    return _ZoneMap(zone, item, stac_item.item_folder(config.output, config.publish.collection_id, item))
-
-
 def _write_rasters_and_measure(
-    maps: list[_ZoneMap], prepared: Prepared, store: RunStore, progress: Progress
+    maps: list[MapPlace], prepared: Prepared, store: RunStore, progress: Progress
 ) -> MapStatistics:
     """All files of all zones and the statistics at the same time: GDAL and NumPy work outside the interpreter's lock,
     and each file has one thread, so that its bytes are the same."""
@@ -143,7 +135,7 @@ def _write_rasters_and_measure(
     pool = ThreadPoolExecutor(cpu_count(), thread_name_prefix="spex-publish")
     try:
         measured = pool.submit(map_statistics, name, areas, layers, legend)
-        written = [pool.submit(write) for place in maps for write in _raster_writers(place, prepared, store)]
+        written = [pool.submit(write) for place in maps for write in raster_writers(place, prepared, store)]
         for file in as_completed(written):
             file.result()
             progress.advance()
@@ -152,90 +144,14 @@ def _write_rasters_and_measure(
         pool.shutdown(cancel_futures=True)
 
 
-def _raster_kinds(prepared: Prepared) -> tuple[str, ...]:
-    """Rasters that the run file asks for."""
-    return ("landcover", "confidence", "valid_count", *(("scores",) if prepared.config.publish.scores else ()))
-
-
-def _raster_writers(place: _ZoneMap, prepared: Prepared, store: RunStore) -> tuple[Callable[[], Path], ...]:
-    """What writes the rasters of a zone; those that are not asked for go: they would be of another run."""
-    config, zone, legend = prepared.config, store.zone(place.zone.grid.epsg), prepared.legend
-    # Neither a time nor a machine: the same plan gives the same bytes.
-    tags = {
-        "SPEX_RUN_ID": prepared.plan.run_id,
-        "SPEX_RUN_NAME": config.name,
-        "SPEX_PERIOD": f"{config.start}/{config.end}",
-        "SPEX_LEGEND": legend.name,
-        "SPEX_MODEL": run_facts.model_name(prepared),
-    }
-    resampling = config.publish.overview_resampling
-    file = {key: place.folder / ASSETS[key].file for key, kind in ASSETS.items() if kind.pixels is not None}
-    observed = cog.Observed(
-        frozenset(index for epsg, index in store.state().finished if epsg == place.zone.grid.epsg),
-        prepared.zone_areas[place.zone.grid.epsg] if config.publish.clip else None,
-    )
-    writers: dict[str, Callable[[], Path]] = {
-        "landcover": lambda: cog.write_landcover_cog(
-            zone, file["landcover"], legend, overview_resampling=resampling, tags=tags
-        ),
-        "confidence": lambda: cog.write_confidence_cog(zone, file["confidence"], tags=tags),
-        "valid_count": lambda: cog.write_valid_count_cog(zone, file["valid_count"], observed, tags=tags),
-        "scores": lambda: cog.write_scores_cog(zone, file["scores"], legend, tags=tags),
-    }
-    wanted = _raster_kinds(prepared)
-    for key in file.keys() - set(wanted):
-        discard(file[key])
-    return tuple(writers[key] for key in wanted)
-
-
 def _zone_layers(zone: ZonePlan, prepared: Prepared, store: RunStore) -> ZoneLayers:
     epsg = zone.grid.epsg
     windows = tuple(block.window for block in zone.blocks)
     return ZoneLayers(zone.grid, windows, store.zone(epsg), prepared.zone_areas[epsg])
 
 
-def _write_documents(
-    place: _ZoneMap, prepared: Prepared, explanations: tuple[RegionExplanation, ...], state: JournalState
-) -> None:
-    """All files of an item but rasters and report."""
-    config, plan, legend, folder = prepared.config, prepared.plan, prepared.legend, place.folder
-    epsg = place.zone.grid.epsg
-    # A sub-region too small for a pixel belongs to no zone: it is told beside every map rather than left out.
-    here = [e for e in explanations if epsg in e.statistics.epsgs or not e.statistics.epsgs]
-    start, end = config.start.isoformat(), config.end.isoformat()
-    header = {
-        "run_id": plan.run_id,
-        "name": config.name,
-        "item": place.item,
-        "start": start,
-        "end": end,
-        "legend": legend.name,
-        "model": run_facts.model_name(prepared),
-        "crs": f"EPSG:{epsg}",
-    }
-    write_explanations(folder, here, title=f"{config.name}, {config.start} to {config.end}", header=header)
-    regions = [e.statistics for e in here]
-    write_regions_csv(folder / ASSETS["regions"].file, regions, place.item, start, end)
-    write_regions_parquet(folder / ASSETS["regions_parquet"].file, regions, legend, place.item, start, end)
-    write_style(folder / ASSETS["style"].file, legend)
-    landcover, thumbnail = folder / ASSETS["landcover"].file, folder / ASSETS["thumbnail"].file
-    write_thumbnail(landcover, thumbnail, legend, with_legend=True)
-    renew_json(folder / ASSETS["plan"].file, plan_document(plan, place.zone))
-    provenance = provenance_document(
-        plan,
-        place.zone,
-        folder,
-        item=place.item,
-        model={"name": run_facts.model_name(prepared), "fingerprint": prepared.fingerprint},
-        lineage=run_facts.lineage(prepared, len(place.zone.scene_ids)),
-        notes=run_facts.notes({scene.id: scene for scene in plan.scenes}, state, place.zone),
-        skipped=prepared.search.skipped,
-    )
-    renew_json(folder / ASSETS["provenance"].file, provenance)
-
-
 def _write_catalog(
-    maps: list[_ZoneMap],
+    maps: list[MapPlace],
     prepared: Prepared,
     statistics: MapStatistics,
     state: JournalState,
@@ -244,7 +160,7 @@ def _write_catalog(
 ) -> stac_catalog.CatalogFiles:
     config, plan, legend = prepared.config, prepared.plan, prepared.legend
     collection = config.publish.collection_id
-    overall = statistics.overall if len(maps) == 1 else None  # of all zones together: no figure of one of several
+    overall = statistics.overall if len(plan.zones) == 1 else None  # of all zones together: no figure of one of several
     imprint = Imprint.of(config.publish)
     card = stac_model.ModelCard(
         name=run_facts.model_name(prepared),
@@ -266,7 +182,7 @@ def _write_catalog(
             start=config.start,
             end=config.end,
             grid=place.zone.grid,
-            geometry=prepared.zone_areas[epsg],
+            geometry=place.geometry,
             legend=legend,
             scenes=tuple(scenes[scene_id] for scene_id in place.zone.scene_ids),
             software=plan.software,
@@ -296,7 +212,7 @@ def _write_catalog(
 
 
 def _write_reports(
-    maps: list[_ZoneMap],
+    maps: list[MapPlace],
     prepared: Prepared,
     statistics: MapStatistics,
     explanations: tuple[RegionExplanation, ...],

@@ -90,7 +90,7 @@ def publish(
     """
     safe_id(collection_id, "collection id")
     imprint = imprint or Imprint()
-    with _lock(output):
+    with catalog_lock(output):
         root_path = output / CATALOG_FILE
         root = existing(root_path, "Catalog")
         folder = own_folder(output, collection_id)
@@ -127,8 +127,12 @@ def publish(
 
 
 @contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Two runs that end at once must not lose each other's links."""
+def catalog_lock(output: Path) -> Iterator[None]:
+    """Two runs that end at once must not lose each other's links.
+
+    Raises:
+        OutputError: Another process has held it for long, or it cannot be locked.
+    """
     path = own_folder(output, ".spex") / "catalog.lock"
     try:
         held = lock.take(path, wait_s=LOCK_WAIT_S)

@@ -28,6 +28,10 @@ class OutputConfig(Section):
     overview_resampling: Literal["mode", "nearest"] = "mode"
     scores: bool = False
     """Also the score of every class as ``scores.tif``, one band each; about as large as all other rasters together."""
+    polygons: bool = False
+    """Also the areas of the classes as polygons (``classes.parquet``)."""
+    mosaic: str | None = Field(default=None, pattern=r"^EPSG:[0-9]{4,6}$")
+    """Also one map of all zones, in this projected system (``EPSG:3035``), by the nearest pixel."""
     license: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,99}$")
     """SPDX identifier of the licence of the map (``CC-BY-4.0``), or ``other``."""
     providers: tuple[ProviderConfig, ...] = ()
@@ -37,6 +41,21 @@ class OutputConfig(Section):
     url: str | None = None
     """Address under which the output folder will be found (``https://maps.example.org/landcover``): then catalog,
     items and ``items.parquet`` name it, which an API that serves the table needs."""
+
+    @field_validator("mosaic")
+    @classmethod
+    def _in_metres(cls, mosaic: str | None) -> str | None:
+        if mosaic is not None:
+            from pyproj import CRS
+            from pyproj.exceptions import CRSError
+
+            try:
+                system = CRS(mosaic)
+            except CRSError:
+                raise ValueError(f"{mosaic} is not known") from None
+            if not system.is_projected or {axis.unit_name for axis in system.axis_info} != {"metre"}:
+                raise ValueError(f"{mosaic} ({system.name}) is no projected system in metres, as EPSG:3035 is")
+        return mosaic
 
     @field_validator("url")
     @classmethod

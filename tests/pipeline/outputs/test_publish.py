@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipeline.outputs.report import Accuracy
 from pipeline.planning.blocks import build_plan
 from pipeline.planning.prepare import Prepared
 from pipeline.records.region import Region
+from pipeline.records.scene import Scene
 from pipeline.sources.catalog import SceneSearch
 from spex_core.legend import Legend
 from tests.pipeline.small_plans import random_layers, region_of, run_config, scene_over
@@ -35,12 +37,18 @@ WEST, EAST = shapely.box(11.992, 46.0, 11.998, 46.01), shapely.box(11.998, 46.0,
 
 
 def finished_run(
-    output: Path, region: Region, *, fail_block: bool = False, skipped: tuple[tuple[str, str], ...] = ()
+    output: Path,
+    region: Region,
+    *,
+    fail_block: bool = False,
+    skipped: tuple[tuple[str, str], ...] = (),
+    spoil: Callable[[Scene], Scene] = lambda scene: scene,
+    **settings: Any,
 ) -> tuple[Prepared, RunStore]:
-    config = run_config(tiling=TILING, output=str(output))
+    config = run_config(tiling=TILING, output=str(output), **settings)
     both = shapely.box(11.9, 45.9, 12.1, 46.1)
     scenes = [
-        scene_over("S2_1", both, self_href="https://example.org/S2_1.json"),
+        spoil(scene_over("S2_1", both, self_href="https://example.org/S2_1.json")),
         scene_over("S2_2", both, self_href="https://example.org/S2_2.json", epsg=32633),
     ]
     plan = build_plan(config, region, scenes, model_fingerprint="rules:1", legend=LEGEND)
