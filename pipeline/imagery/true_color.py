@@ -33,6 +33,6 @@ def true_color(reflectance: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
     chosen = reflectance[[BAND_INDEX[name] for name in TRUE_COLOR_BANDS]]
     unknown = ~np.isfinite(chosen).all(axis=0)
     steps = np.clip(np.where(unknown, 0, chosen), 0, _WHITE) * _STEPS
-    picture = _TABLE[np.rint(steps).astype(np.int32)]
+    picture: npt.NDArray[np.uint8] = _TABLE[np.rint(steps).astype(np.int32)]
     picture[:, unknown] = 0
     return picture

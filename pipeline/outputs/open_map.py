@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import dask.array as da
+import dask.array
 import numpy as np
 import rasterio
 import xarray as xr
@@ -19,6 +19,7 @@ from pipeline.errors import OutputError, ReadError
 from pipeline.outputs.assets import ASSETS
 from pipeline.outputs.output_folder import COLLECTION_FILE, existing, read_object
 
+_DASK: Any = dask.array  # typed in part only
 CHUNK_PX = 1024
 """Side of what is read at once: two by two tiles of the files."""
 _VARIABLES = ("landcover", "confidence", "valid_count", "truecolor", "scores")
@@ -114,12 +115,12 @@ def _variable(
     for m, offset in zip(maps, offsets, strict=True):
         chunks = (_cut(len(bands), len(bands)), _cut(shape[0], CHUNK_PX), _cut(shape[1], CHUNK_PX))
         layers.append(
-            da.map_blocks(
+            _DASK.map_blocks(
                 _read, chunks=chunks, dtype=np.uint8, meta=np.empty((0, 0, 0), np.uint8),
                 path=m.assets[key], offset=offset, size=(m.height, m.width), fill=fill, name=f"{m.item}-{key}",
             )
         )  # fmt: skip
-    stacked = da.stack(layers)
+    stacked = _DASK.stack(layers)
     dimensions = ("period", _BAND_NAMES.get(key, "band"), "y", "x")
     array = xr.DataArray(stacked, dims=dimensions)
     array = array if several else array.isel(band=0)
