@@ -1,7 +1,8 @@
 """The mapping engine: STAC scenes in, a seamless land-cover map, explanations and a STAC catalog out.
 
-``pipeline.run(config)`` maps, ``pipeline.plan(config)`` only plans. Both share their name with a module: the
-imports below must come here, at once, so that ``pipeline.run`` and ``pipeline.plan`` mean the functions for good.
+``pipeline.run(config)`` maps, ``pipeline.plan(config)`` only plans, ``pipeline.open_map(folder)`` opens maps. The
+first two share their name with a module: the imports below must come here, at once, so that ``pipeline.run`` and
+``pipeline.plan`` mean the functions for good.
 All else is imported on first use: whoever asks for help waits for nothing, and a machine that only classifies tiles
 needs neither pydantic nor rasters.
 """
@@ -12,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 from pipeline.run import plan, run
 
 if TYPE_CHECKING:
+    from pipeline.outputs.open_map import open_map
     from pipeline.records.plan import MapPlan
     from pipeline.records.result import RunResult
     from pipeline.settings.run_file import RunConfig
 
-__all__ = ["MapPlan", "RunConfig", "RunResult", "plan", "run"]
+__all__ = ["MapPlan", "RunConfig", "RunResult", "open_map", "plan", "run"]
 
 
 _LAZY = {
+    "open_map": "pipeline.outputs.open_map",
     "MapPlan": "pipeline.records.plan",
     "RunConfig": "pipeline.settings.run_file",
     "RunResult": "pipeline.records.result",

@@ -107,3 +107,7 @@ class NoChipsError(BadInputError):
 
 class ShardError(SpexError):
     """A data set of chips is incomplete, truncated or damaged; the message names the file and chip."""
+
+
+class UploadError(SpexError):
+    """A bucket or folder does not take what is published."""

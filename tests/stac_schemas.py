@@ -35,6 +35,18 @@ def _schemas() -> dict[str, Any]:
     # classification 2.0.0 moved the schema's home and added count and percentage; the fields written here stand.
     v1, v2 = (f"{_BASE}/classification/v{v}/schema.json" for v in ("1.1.0", "2.0.0"))
     schemas[v2] = json.loads(json.dumps(schemas[v1]).replace("classification/v1.1.0", "classification/v2.0.0"))
+    # projection 1.2.0 is 2.0.0 with the older name of the code beside the newer one.
+    p1, p2 = (f"{_BASE}/projection/v{v}/schema.json" for v in ("1.2.0", "2.0.0"))
+    schemas[p1] = json.loads(json.dumps(schemas[p2]).replace("projection/v2.0.0", "projection/v1.2.0"))
+    schemas[p1]["definitions"]["fields"]["properties"]["proj:epsg"] = {"type": ["integer", "null"]}
+    # Of scientific 1.0.0, what is written here.
+    cited = {"properties": {"sci:citation": {"type": "string"}}}
+    schemas[f"{_BASE}/scientific/v1.0.0/schema.json"] = {
+        "anyOf": [
+            {**cited, "required": ["sci:citation"]},
+            {"properties": {"properties": {**cited, "required": ["sci:citation"]}}, "required": ["properties"]},
+        ]
+    }
     # What mlm 1.5.2 and projection 2.0.0 refer to and is not recorded.
     data_type = {"bands": {"items": {"properties": {"data_type": {"enum": _DATA_TYPES}}}}}
     schemas[f"{_BASE}/raster/v1.1.0/schema.json"] = {"definitions": data_type}

@@ -5,7 +5,7 @@
     python -m workflows.monthly last-month --output /data/maps
 
 Each ``*.yaml`` of the regions folder is a run file without ``start``, ``end`` and ``output``: the period gives the
-dates, and the map goes to ``OUTPUT/<name>/<period>/``. Before a region is mapped its run is planned; if the plan has
+dates, and all maps join the one catalog in ``OUTPUT``. Before a region is mapped its run is planned; if the plan has
 the run id of the map that is already there (same scenes, settings, model and software) and is published the same way,
 nothing is computed. A map with missing blocks does not count as there: it is tried again.
 
@@ -38,10 +38,12 @@ from pipeline.machine.atomic_files import write_json
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.records.region_formats import digest
 from pipeline.run import plan, run
+from pipeline.runs.finished import is_listed, publishing
 from pipeline.settings.run_file import RunConfig
 from pipeline.settings.yaml_file import read_mapping
 from spex_core.errors import CheckpointError, LegendError, SpexError
 from spex_core.legend import Legend
+from workflows.earlier_folders import adopt, is_cleaned_island
 from workflows.lock import AlreadyRunningError, exclusive
 from workflows.period import ACCEPTED, Period, PeriodError, parse_period
 
@@ -75,7 +77,7 @@ def region_config(path: Path, period: Period, output: Path, address: str | None 
     Args:
         path: YAML run file without ``start``, ``end`` and ``output``; paths in it are relative to it.
         period: Gives the dates.
-        output: The map goes to ``output/<name>/<period>``.
+        output: The folder of all maps.
         address: Ray cluster to join; ``None`` keeps what the template says.
 
     Raises:
@@ -88,7 +90,7 @@ def region_config(path: Path, period: Period, output: Path, address: str | None 
     # The name becomes a folder: from_dict checks it before the folder is made from it below.
     filled = {**data, "start": period.start, "end": period.end}
     config = RunConfig.from_dict(filled, path.parent.resolve(), str(path))
-    updates: dict[str, Any] = {"output": output.resolve() / config.name / period.label}
+    updates: dict[str, Any] = {"output": output.resolve()}
     if address is not None:
         updates["compute"] = config.compute.model_copy(update={"address": address})
     return config.model_copy(update=updates)
@@ -141,13 +143,20 @@ def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
     except NoScenesError as error:
         return Outcome(config.name, "no-scenes", 0, str(error))
     where = str(config.output)
+    island = config.output / config.name / record.stem
     identity = {"run_id": planned.run_id, "published": _published_as(config)}
-    if _recorded(record) == identity and (config.output / "catalog.json").is_file():
+    if _recorded(record) == identity and is_listed(config, planned):
         return Outcome(config.name, "up-to-date", 0, "nothing new", planned.run_id, where)
+    if _recorded(record) == identity and is_cleaned_island(island, planned.run_id):
+        message = "nothing new; mapped by an earlier version into a folder of its own"
+        return Outcome(config.name, "up-to-date", 0, message, planned.run_id, str(island))
     scenes = f"{len(planned.scenes)} scene{'' if len(planned.scenes) == 1 else 's'}"
     if dry_run:
         return Outcome(config.name, "would-map", 0, f"{scenes}, not mapped yet", planned.run_id, where)
+    adopted = adopt(island, config.output, planned.run_id)
     result = run(config)
+    if adopted:
+        logger.info("the map of %s has joined %s; it is not needed any more", island, config.output)
     if result.exit_code == 0:
         _write_record(record, {**identity, "run_id": result.run_id})
         return Outcome(config.name, "mapped", 0, scenes, result.run_id, where)
@@ -161,7 +170,7 @@ def _published_as(config: RunConfig) -> str:
     """sha256 of what changes the published files but no pixel: sub-regions, names, period, overviews, colours."""
     settings = [
         config.regions.model_dump(mode="json", exclude_none=True),
-        config.publish.model_dump(mode="json"),
+        publishing(config.publish),
         [config.name, config.start.isoformat(), config.end.isoformat()],
         Legend.from_yaml(config.legend).to_dict(),
     ]
@@ -184,7 +193,7 @@ def _write_record(record: Path, identity: dict[str, str]) -> None:
 def main(
     period: Annotated[str, typer.Argument(help=f"{ACCEPTED}.")],
     regions: Annotated[Path, typer.Option(help="Folder of region files (*.yaml).")] = REGIONS,
-    output: Annotated[Path, typer.Option(help="Maps go to OUTPUT/<name>/<period>/.")] = Path("out"),
+    output: Annotated[Path, typer.Option(help="Folder of all maps, one catalog.")] = Path("out"),
     address: Annotated[
         str | None, typer.Option(help="Ray cluster to join; default: what the region file says.")
     ] = None,

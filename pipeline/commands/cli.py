@@ -18,6 +18,7 @@ import typer
 from pipeline.commands import folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
+from pipeline.machine.addresses import without_secrets
 from pipeline.machine.interruption import EXIT_INTERRUPTED
 from spex_core.errors import CheckpointError, LegendError, SpexError, harmless
 
@@ -41,6 +42,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.run, "Make a map, or finish an interrupted one"),
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
     (folder_commands.status, "Say how far runs are and what failed"),
+    (folder_commands.publish, "Send maps to a bucket, only what changed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
     (folder_commands.doctor, "Look whether this machine is fit for a run"),
     (workshop_commands.evaluate, "Measure a checkpoint against labels"),
@@ -132,6 +134,7 @@ def _usage_or_defect(error: Exception, debug: bool) -> int:
 
 
 def _say(message: str, defect: BaseException | None = None) -> None:
+    message = without_secrets(message)
     print(harmless(message), file=sys.stderr)
     if (console := sys.modules.get("pipeline.commands.console")) is not None:  # else nothing has opened a log file
         console.log_last_words(message, defect)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from pipeline.errors import ConfigError
+from pipeline.machine.addresses import without_secrets
 from pipeline.machine.progress import LogProgress, Progress, TerminalProgress, TwofoldProgress
 from spex_core.errors import harmless
 
@@ -18,10 +19,10 @@ _log_files: list[logging.Handler] = []
 
 
 class _Lines(logging.Formatter):
-    """Lines that a terminal shows and does not act on: they repeat ids and paths of others."""
+    """Lines that a terminal shows and does not act on, without secrets: they repeat ids and addresses of others."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return harmless(super().format(record))
+        return harmless(without_secrets(super().format(record)))
 
 
 def results_console() -> Console:

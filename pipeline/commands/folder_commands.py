@@ -1,4 +1,4 @@
-"""Commands that look at a folder or this machine: ``spex status``, ``clean`` and ``doctor``."""
+"""Commands about a folder or this machine: ``spex status``, ``publish``, ``clean`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -66,6 +66,34 @@ def clean(
     elif not as_json and stock.removals:
         print("nothing was freed: --yes does it")
     end(document(stock, freed), as_json, 0)
+
+
+def publish(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of one or more runs.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="s3://bucket/prefix, gs://..., az://..., or another folder.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Sends the maps of an output folder to a bucket: data first, the catalog last, and only what has changed.
+
+    Credentials are those of the environment (AWS_ACCESS_KEY_ID and the like). Example: spex publish out s3://maps/2026
+    """
+    require(folder, "output folder")
+    from pipeline.commands.console import progress_shown
+    from pipeline.outputs.upload import upload
+
+    with progress_shown(as_json) as progress:
+        done = upload(folder, target, progress)
+    document = {
+        "sent": list(done.sent),
+        "unchanged": done.unchanged,
+        "removed": list(done.removed),
+        "bytes": done.bytes,
+    }
+    if not as_json:
+        print(f"{len(done.sent)} files sent, {done.unchanged} unchanged, {len(done.removed)} removed")
+    end(document, as_json, 0)
 
 
 def doctor(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipeline.errors import BadInputError, ConfigError
+from pipeline.machine.addresses import public_document
 
 if TYPE_CHECKING:
     from pipeline.settings.run_file import RunConfig
@@ -115,6 +116,6 @@ def one_of(verbose: bool, quiet: bool) -> None:
 def end(document: dict[str, Any], as_json: bool, code: int) -> None:
     """Prints the one JSON object where it is asked for, and ends with an exit code."""
     if as_json:
-        print(json.dumps(document, allow_nan=False))
+        print(json.dumps(public_document(document), allow_nan=False))
     if code:
         raise typer.Exit(code)

@@ -41,7 +41,7 @@ class Sizes:
 
 @collection_paused()
 def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
-    """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts.
+    """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts and colours.
 
     A piece covers at most what its source reads of its target.
     """
@@ -54,7 +54,7 @@ def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
                 pieces[source][target.index] = 4 * (classes + 1) * _area(shared) if shared else 0
         for block in zone.blocks:
             pixels = 4 * len(SENTINEL2_BANDS) * _area(block.read_window)
-            layers = (2 * len(SPECTRAL_INDICES) + 1) * _area(block.window)
+            layers = (2 * len(SPECTRAL_INDICES) + 4) * _area(block.window)
             found[position, block.index] = Sizes(pixels, layers, pieces[block.index])
     return found
 

@@ -15,6 +15,8 @@ import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.imagery.composite import read_composite
+from pipeline.imagery.true_color import true_color
+from pipeline.machine.addresses import without_secrets
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
 from pipeline.mapstore.store import RunStore
@@ -72,6 +74,8 @@ class ReadLayers:
     """round(10000 * index), ``[I, h, w]`` in the order of ``SPECTRAL_INDICES``; -32768: no measurement."""
     valid_count: npt.NDArray[np.uint8]
     """Valid observations per pixel, ``[h, w]``."""
+    truecolor: npt.NDArray[np.uint8] | None = None
+    """Red, green and blue for a screen, ``[3, h, w]``; 0: not observed."""
 
 
 @dataclass(frozen=True)
@@ -131,12 +135,11 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLaye
     check_worker(context.software)
     composite = read_composite(context.scenes, context.grid, block.read_window, context.composite, context.door)
     own = slices(block.window, block.read_window)
-    layers = ReadLayers(
-        scaled_indices(composite.reflectance[(slice(None), *own)]), np.ascontiguousarray(composite.valid_count[own])
-    )
-    report = ReadReport(
-        not composite.valid_count.any(), tuple(composite.problems), bool(composite.unread), process_memory()
-    )
+    reflectance = composite.reflectance[(slice(None), *own)]
+    counts = np.ascontiguousarray(composite.valid_count[own])
+    layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance))
+    problems = tuple(map(without_secrets, composite.problems))
+    report = ReadReport(not composite.valid_count.any(), problems, bool(composite.unread), process_memory())
     return composite.reflectance, layers, report
 
 
@@ -161,5 +164,6 @@ def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces
         final,
         np.where(mask, layers.valid_count, np.uint8(0)),
         cell_means(final.landcover, layers.indices, context.legend.codes),
+        None if layers.truecolor is None else np.where(mask, layers.truecolor, np.uint8(0)),
     )
     return BlockReport(digest, float(np.mean(final.landcover != context.legend.nodata)), process_memory())

@@ -5,7 +5,9 @@ The rename and its flushing are those of :mod:`spex_core.durable_files`; here er
 
 from __future__ import annotations
 
+import contextlib
 import json
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,10 +52,47 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def renew_bytes(path: Path, content: bytes) -> None:
+    """Writes a file atomically unless it holds just that: what is as it was keeps its time, and is not sent again.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with contextlib.suppress(OSError):
+        if stat.S_ISREG(path.lstat().st_mode) and path.stat().st_size == len(content) and path.read_bytes() == content:
+            return
+    write_bytes(path, content)
+
+
+def renew_json(path: Path, data: Any) -> None:
+    """The same for strict JSON (no NaN).
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    renew_bytes(path, _json_text(data).encode())
+
+
 def write_json(path: Path, data: Any) -> None:
     """Writes strict JSON (no NaN) atomically.
 
     Raises:
         OutputError: The folder cannot be written.
     """
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, _json_text(data))
+
+
+def _json_text(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def discard(path: Path) -> None:
+    """Removes a file of ours that is of no use any more; that it is not there is fine.
+
+    Raises:
+        OutputError: It cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be removed: {error.strerror or error}") from error

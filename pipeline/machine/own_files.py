@@ -100,23 +100,23 @@ def refuse_strangers(folder: Path) -> None:
 
 
 @contextmanager
-def folder_lock(output: Path, state_folder: str) -> Iterator[None]:
-    """Keeps two processes out of one output folder; the kernel drops the lock when its process dies.
+def folder_lock(output: Path, *state_folder: str, what: str = "") -> Iterator[None]:
+    """Keeps two processes out of one output folder, or one part of it; the kernel drops the lock when its process dies.
 
     Args:
         output: What is written.
-        state_folder: Name of the folder below it that holds the lock.
+        state_folder: Names of the folder below it that holds the lock.
+        what: Of the folder; default: all of it.
 
     Raises:
         OutputError: The folder cannot be written, or another process is writing it.
     """
-    path = own_folder(output, state_folder) / "lock"
+    path = own_folder(output, *state_folder) / "lock"
     try:
         held = lock.take(path)
     except lock.LockedError as error:
-        raise OutputError(
-            f"{output} is being written by {error.holder}; wait for it or give another --output"
-        ) from None
+        place = f"{what} in {output}" if what else f"{output}"
+        raise OutputError(f"{place} is being written by {error.holder}; wait for it or give another --output") from None
     except lock.NoLocksError as error:
         raise OutputError(
             f"output folder {output}: {error.strerror}, and nothing would keep two runs from damaging each other's "

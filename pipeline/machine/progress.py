@@ -26,6 +26,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from pipeline.machine.addresses import without_secrets
 from spex_core.errors import harmless
 
 logger = logging.getLogger("pipeline")
@@ -107,7 +108,7 @@ class LogProgress(Progress):
         logger.info("%s", self._line(now - self._begun))
 
     def say(self, message: str) -> None:
-        logger.info("%s", message)
+        logger.info("%s", without_secrets(message))
 
     def _line(self, seconds: float) -> str:
         rate = (self._done - self._inherited) / max(seconds, 1e-9)
@@ -170,7 +171,7 @@ class TerminalProgress(Progress):
             self._bars.advance(self._task, amount)
 
     def say(self, message: str) -> None:
-        self._bars.console.print(harmless(message), markup=False, highlight=False)
+        self._bars.console.print(harmless(without_secrets(message)), markup=False, highlight=False)
 
     @contextmanager
     def waiting(self, message: str) -> Iterator[None]:

@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Self
 
 from pipeline.errors import StoreError
 from pipeline.machine import lock
+from pipeline.machine.addresses import public_document
 from pipeline.machine.collection import collection_paused
 from pipeline.mapstore.refusal import write_error
 from spex_core.durable_files import flush_folder, make_folder, open_own
@@ -223,7 +224,8 @@ class JournalWriter:
         Raises:
             StoreError: It cannot be written.
         """
-        line = json.dumps({"event": _NAMES[type(record)], **asdict(record)}, allow_nan=False).encode() + b"\n"
+        told = public_document(asdict(record))  # messages repeat addresses
+        line = json.dumps({"event": _NAMES[type(record)], **told}, allow_nan=False).encode() + b"\n"
         before = os.fstat(self._file.fileno()).st_size
         try:
             while line:  # a disk that is nearly full takes a part; it says why when asked to take the rest

@@ -16,9 +16,11 @@ from pipeline.records.plan import Window, ZonePlan
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means"]
+LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means", "truecolor"]
 LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
-"""All arrays of a zone, in the order of the block's sha256."""
+"""Arrays that make the map, in the order of the block's sha256."""
+PICTURE: LayerName = "truecolor"
+"""The image below the map, beside them: stores of earlier versions lack it, and no number depends on it."""
 METADATA = "zarr.json"
 _ZSTD_LEVEL = 1
 """Half the time of level 3 for one percent more bytes."""
@@ -70,6 +72,7 @@ def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> Non
             "int16", (len(SPECTRAL_INDICES), classes), ("index", "class", "cell_y", "cell_x"), INDEX_NODATA
         ),
     }
+    layers[PICTURE] = _Layer("uint8", (3,), ("band", "y", "x"), 0)
     group = root.create_group(
         str(grid.epsg),
         attributes={"crs": f"EPSG:{grid.epsg}", "left": grid.left, "top": grid.top, "resolution_m": grid.resolution_m},

@@ -4,13 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from pipeline.errors import OutputError
+from pipeline.machine.own_files import folder_lock
 from pipeline.mapstore.store import CLEANED_PLAN_FILE, PLAN_FILE, STATE_FOLDER
 
 MONTHLY_FOLDER = ".monthly"
 """Below the folder of monthly maps: ``<region>/<period>`` beside it are output folders."""
+
+
+_LOCKS = "locks"
+_LOCK_FILE = "lock"
+
+
+def map_lock(output: Path, map_name: str) -> AbstractContextManager[None]:
+    """Keeps two processes from making the same map; others write theirs into the same output folder meanwhile.
+
+    Args:
+        output: The output folder.
+        map_name: Name and period of the run: what its items' ids begin with.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process is making this map.
+    """
+    return folder_lock(output, STATE_FOLDER, _LOCKS, map_name, what=map_name)
+
+
+def run_lock(output: Path, run_id: str) -> AbstractContextManager[None]:
+    """Keeps two processes out of the state of one run, whatever they call its map.
+
+    Raises:
+        OutputError: The folder cannot be written, or another process is at work on this run.
+    """
+    return folder_lock(output, STATE_FOLDER, run_id, what=f"run {run_id}")
+
+
+def run_lock_file(run_folder: Path) -> Path:
+    """The file of :func:`run_lock`, to ask who holds it."""
+    return run_folder / _LOCK_FILE
+
+
+def map_lock_file(output: Path, map_name: str) -> Path:
+    """The file of :func:`map_lock`, to ask who holds it."""
+    return output / STATE_FOLDER / _LOCKS / map_name / _LOCK_FILE
 
 
 def output_folders(folder: Path) -> tuple[tuple[str, Path], ...]:

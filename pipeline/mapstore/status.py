@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pipeline.errors import OutputError
 from pipeline.machine.lock import holder_of, is_held
-from pipeline.mapstore.output_folders import state_folders
+from pipeline.mapstore.output_folders import run_lock_file, state_folders
 from pipeline.mapstore.store import CLEANED_PLAN_FILE, PLAN_FILE, RESULT_FILE, STATE_FOLDER, RunStore
 from pipeline.planning.plan_file import read_plan
 from pipeline.records.plan import MapPlan
@@ -81,7 +81,7 @@ def _state(folder: Path, now: dt.datetime) -> RunState:
     stage: Stage = "planned"
     left: float | None = None
     gone = False
-    driver = holder_of(folder.parent / "lock")
+    driver = holder_of(run_lock_file(folder))
     if state.ended is not None:
         known: dict[str, Stage] = {s: s for s in ("complete", "partial", "empty", "failed", "interrupted")}
         stage = known.get(state.ended.status, "failed")

@@ -28,10 +28,10 @@ from zarr.errors import BaseZarrError
 from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
-from pipeline.mapstore.layers import LAYERS, LayerName, cell_px, create_zone, metadata_digests, selection
+from pipeline.mapstore.layers import LAYERS, PICTURE, LayerName, cell_px, create_zone, metadata_digests, selection
 from pipeline.mapstore.refusal import write_error
 from pipeline.mapstore.zone_store import UNREADABLE, ZoneStore
-from pipeline.planning.plan_file import read_plan, write_plan
+from pipeline.planning.plan_file import read_plan, stored_plan, write_plan
 from pipeline.predict.stitch import BlockLayers
 from pipeline.records.plan import Block, MapPlan
 from spex_core.durable_files import flush, flush_folder, make_folder
@@ -96,9 +96,11 @@ class RunStore:
     def _renew(self, found: MapPlan, legend: Legend) -> None:
         """Puts this plan and legend in the place of an earlier run's."""
         try:
-            root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
-            root.attrs.update({"legend": legend.to_dict()})
-            if found != self.plan:
+            if self._attributes.get("legend") != legend.to_dict():
+                root = zarr.open_group(self.zarr_path, mode="r+", zarr_format=3)
+                root.attrs.update({"legend": legend.to_dict()})
+                self.__dict__.pop("_attributes", None)
+            if found != stored_plan(self.plan):
                 write_plan(self.plan, self.folder / "plan.json")
         except (OSError, BaseZarrError) as error:
             raise OutputError(f"run folder {self.folder} cannot be written: {error}") from error
@@ -151,6 +153,7 @@ class RunStore:
         layers: BlockLayers,
         valid_count: npt.NDArray[np.uint8],
         index_means: npt.NDArray[np.int16],
+        truecolor: npt.NDArray[np.uint8] | None = None,
     ) -> str:
         """Writes all layers of one block and flushes them to disk; writing again replaces.
 
@@ -160,6 +163,7 @@ class RunStore:
             layers: From :func:`pipeline.predict.stitch.finalise`.
             valid_count: uint8 ``[h, w]``.
             index_means: int16 ``[I, K, rows, columns]``, see :mod:`pipeline.mapstore.index_cells`.
+            truecolor: uint8 ``[3, h, w]``, see :mod:`pipeline.imagery.true_color`; no part of the sha256.
 
         Returns:
             sha256 (hex) over all layers, for the journal.
@@ -176,7 +180,10 @@ class RunStore:
             "index_means": index_means,
         }
         zone = self.zone(epsg)
-        for name, value in values.items():
+        written = dict(values)
+        if truecolor is not None and zone.has(PICTURE):
+            written[PICTURE] = truecolor
+        for name, value in written.items():
             array = zone.array(name)
             cell = cell_px(name)
             shape = (*array.shape[:-2], -(-block.window.height // cell), -(-block.window.width // cell))
@@ -186,7 +193,7 @@ class RunStore:
                     f"expected {array.dtype}{list(shape)}"
                 )
         try:
-            for name, value in values.items():
+            for name, value in written.items():
                 # Chunks of fill values are written too: a file per layer is what the fast check looks for.
                 zone.array(name).with_config({"write_empty_chunks": True})[selection(name, block.window)] = value
                 # The journal's line must never outlive a chunk or its name.

@@ -46,6 +46,10 @@ class ZoneStore:
         """The zone's pixel grid."""
         return self.plan.grid
 
+    def has(self, layer: LayerName) -> bool:
+        """Whether the run keeps this layer: those of earlier versions have no picture."""
+        return f"{self.grid.epsg}/{layer}/{METADATA}" in self._digests
+
     def array(self, layer: LayerName) -> Any:
         """The Zarr array of a layer.
 

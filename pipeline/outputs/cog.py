@@ -7,7 +7,7 @@ values are checked on every level before it gets its name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,11 +17,12 @@ import numpy as np
 import rasterio
 from rasterio.io import DatasetWriter
 from rasterio.windows import Window as RasterWindow
+from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import CogError
 from pipeline.machine.atomic_files import write_text
-from pipeline.mapstore.layers import LayerName
 from pipeline.mapstore.zone_store import ZoneStore
+from pipeline.outputs.assets import COUNT_NODATA
 from pipeline.outputs.cog_writer import (
     WRITE_ERRORS,
     OverviewResampling,
@@ -32,18 +33,20 @@ from pipeline.outputs.cog_writer import (
     write_cog,
 )
 from pipeline.outputs.overviews import tiles_touched
-from pipeline.predict.stitch import CONFIDENCE_NODATA
-from pipeline.records.grid import transform
-from pipeline.records.plan import Window, ZoneGrid, ZonePlan
+from pipeline.predict.stitch import CONFIDENCE_NODATA, SCORE_SCALE
+from pipeline.records.grid import region_mask, transform
+from pipeline.records.plan import Block, Window, ZoneGrid, ZonePlan
 from spex_core.legend import Legend
 
 
 @dataclass(frozen=True)
 class _Style:
-    """What a file says about its one band."""
+    """What a file says about its bands."""
 
-    layer: LayerName
-    description: str
+    read: Callable[[Block], np.ndarray]
+    """uint8 ``[h, w]`` of the pixels of a block, ``[bands, h, w]`` where there are several."""
+    descriptions: tuple[str, ...]
+    """One per band."""
     nodata: int | None
     resampling: OverviewResampling
     predictor: int
@@ -82,11 +85,20 @@ def write_landcover_cog(
         OutputError: The file beside it cannot be written.
         StoreError: The store is damaged.
     """
-    style = _landcover_style(legend, overview_resampling)
+    style = _landcover_style(legend, overview_resampling, lambda block: zone.read("landcover", block.window))
     tags = {"LEGEND": legend.name, **(tags or {})}
     written = _write(zone, Path(path), style, tags, {legend.nodata, *legend.codes})
-    write_text(written.with_name(written.name + ".aux.xml"), _categories_xml(legend))
+    write_categories(written, legend)
     return written
+
+
+def write_categories(path: Path, legend: Legend) -> None:
+    """Writes the file beside a class map in which QGIS and gdalinfo look for its classes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_text(path.with_name(path.name + ".aux.xml"), _categories_xml(legend))
 
 
 def write_blank_landcover_cog(grid: ZoneGrid, path: Path, legend: Legend) -> None:
@@ -96,15 +108,21 @@ def write_blank_landcover_cog(grid: ZoneGrid, path: Path, legend: Legend) -> Non
         CogError: Not writable, or a map of this shape is not a valid COG.
     """
     try:
-        write_blank_cog(path, _form(grid, _landcover_style(legend, "nearest")))
+        write_blank_cog(path, _form(grid, _landcover_style(legend, "nearest", _nothing)))
     except WRITE_ERRORS as error:
         raise CogError(f"{path} cannot be written: {reason_of(error)}") from None
 
 
-def _landcover_style(legend: Legend, overview_resampling: Literal["mode", "nearest"]) -> _Style:
+def _nothing(block: Block) -> np.ndarray:
+    return np.zeros((block.window.height, block.window.width), np.uint8)
+
+
+def _landcover_style(
+    legend: Legend, overview_resampling: Literal["mode", "nearest"], read: Callable[[Block], np.ndarray]
+) -> _Style:
     return _Style(
-        layer="landcover",
-        description="land cover class",
+        read=read,
+        descriptions=("land cover class",),
         nodata=legend.nodata,
         resampling=overview_resampling,
         predictor=1,
@@ -121,8 +139,8 @@ def write_confidence_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str
         StoreError: The store is damaged.
     """
     style = _Style(
-        layer="confidence",
-        description="confidence: highest class score, percent",
+        read=lambda block: zone.read("confidence", block.window),
+        descriptions=("confidence: highest class score, percent",),
         nodata=CONFIDENCE_NODATA,
         resampling="average",
         predictor=2,
@@ -132,22 +150,92 @@ def write_confidence_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str
     return _write(zone, Path(path), style, tags or {}, {*range(101), CONFIDENCE_NODATA})
 
 
-def write_valid_count_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
-    """Writes the number of valid observations per pixel: uint8, no nodata (0 means none), nearest overviews.
+@dataclass(frozen=True)
+class Observed:
+    """Where a map was looked at: elsewhere nothing was counted, not even nothing."""
+
+    finished: frozenset[int] | None = None
+    """Blocks; ``None``: all."""
+    area: BaseGeometry | None = None
+    """Lon/lat; ``None``: everywhere."""
+
+
+def write_valid_count_cog(
+    zone: ZoneStore, path: str | Path, observed: Observed | None = None, *, tags: Mapping[str, str] | None = None
+) -> Path:
+    """Writes the number of valid observations per pixel: uint8, nodata 255, nearest overviews.
+
+    0 is a count: ground of the map that no scene saw. What lies outside the map, or in a block that is missing, is
+    nodata.
 
     Raises:
         CogError: Not writable or not a valid COG.
         StoreError: The store is damaged.
     """
+    seen = observed or Observed()
+
+    def read(block: Block) -> np.ndarray:
+        counts = zone.read("valid_count", block.window)
+        if seen.finished is not None and block.index not in seen.finished:
+            return np.full_like(counts, COUNT_NODATA)
+        if seen.area is None:
+            return counts
+        inside = region_mask(seen.area, zone.grid, block.window) | (counts > 0)
+        return np.where(inside, counts, np.uint8(COUNT_NODATA))
+
     style = _Style(
-        layer="valid_count",
-        description="valid observations",
-        nodata=None,
+        read=read,
+        descriptions=("valid observations",),
+        nodata=COUNT_NODATA,
         resampling="nearest",
         predictor=2,
         statistics=True,
     )
     return _write(zone, Path(path), style, tags or {}, set(range(256)))
+
+
+def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
+    """Writes the picture below the map: red, green and blue, uint8, nodata 0, average overviews.
+
+    Raises:
+        CogError: Not writable or not a valid COG.
+        StoreError: The store is damaged, or an earlier version made it: it has no picture.
+    """
+    style = _Style(
+        read=lambda block: zone.read("truecolor", block.window),
+        descriptions=("red", "green", "blue"),
+        nodata=0,
+        resampling="average",
+        predictor=2,
+    )
+    return _write(zone, Path(path), style, tags or {}, set(range(256)))
+
+
+def write_scores_cog(
+    zone: ZoneStore, path: str | Path, legend: Legend, *, tags: Mapping[str, str] | None = None
+) -> Path:
+    """Writes the score of every class, a band each in the legend's order: uint8 percent, nodata 255, average overviews.
+
+    Raises:
+        CogError: Not writable or not a valid COG.
+        StoreError: The store is damaged.
+    """
+
+    def read(block: Block) -> np.ndarray:
+        percent = (zone.read("scores", block.window).astype(np.uint16) * 100 + SCORE_SCALE // 2) // SCORE_SCALE
+        unknown = zone.read("landcover", block.window) == legend.nodata
+        return np.where(unknown, np.uint8(CONFIDENCE_NODATA), percent.astype(np.uint8))
+
+    style = _Style(
+        read=read,
+        descriptions=tuple(c.name for c in legend),
+        nodata=CONFIDENCE_NODATA,
+        resampling="average",
+        predictor=2,
+        band_tags={"UNITS": "percent"},
+        statistics=True,
+    )
+    return _write(zone, Path(path), style, tags or {}, {*range(101), CONFIDENCE_NODATA})
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -179,6 +267,7 @@ def _form(grid: ZoneGrid, style: _Style) -> RasterForm:
         resampling=style.resampling,
         predictor=style.predictor,
         colormap=style.colormap,
+        count=len(style.descriptions),
     )
 
 
@@ -190,15 +279,19 @@ def _mapped_windows(zone: ZonePlan) -> tuple[Window, ...] | None:
 
 
 def _fill(target: DatasetWriter, zone: ZoneStore, style: _Style, tags: Mapping[str, str]) -> None:
-    target.set_band_description(1, style.description)
-    statistics = _Statistics()
-    for window in (block.window for block in zone.plan.blocks):
-        values = zone.read(style.layer, window)
-        target.write(values, 1, window=RasterWindow(window.col, window.row, window.width, window.height))
+    bands = range(1, len(style.descriptions) + 1)
+    statistics = [_Statistics() for _ in bands]
+    for block in zone.plan.blocks:
+        window, values = block.window, style.read(block)
+        values = values[None] if values.ndim == 2 else values
+        target.write(values, window=RasterWindow(window.col, window.row, window.width, window.height))
         if style.statistics:
-            statistics.add(values, style.nodata)
+            for counted, band_values in zip(statistics, values, strict=True):
+                counted.add(band_values, style.nodata)
     target.update_tags(**dict(sorted(tags.items())))
-    target.update_tags(1, **style.band_tags, **statistics.tags())
+    for band, description, counted in zip(bands, style.descriptions, statistics, strict=True):
+        target.set_band_description(band, description)
+        target.update_tags(band, **style.band_tags, **counted.tags())
 
 
 class _Statistics:
@@ -265,7 +358,7 @@ def _values_by_level(path: Path, windows: Sequence[Window] | None) -> Iterator[t
             for row, col in tiles_touched(windows or everywhere, side * factor):
                 top, left = row * side, col * side
                 tile = RasterWindow(left, top, min(side, source.width - left), min(side, source.height - top))
-                counts += np.bincount(source.read(1, window=tile).ravel(), minlength=256)
+                counts += np.bincount(source.read(window=tile).ravel(), minlength=256)
         yield level, {int(value) for value in np.flatnonzero(counts)}
 
 

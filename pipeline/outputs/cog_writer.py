@@ -104,7 +104,7 @@ def _looks_untiled(height: int, width: int, tile_px: int) -> bool:
 
 @dataclass(frozen=True)
 class RasterForm:
-    """A single-band raster, apart from its pixels."""
+    """A raster, apart from its pixels."""
 
     height: int
     width: int
@@ -117,6 +117,8 @@ class RasterForm:
     predictor: int = 1
     """TIFF predictor: 1 none (codes have no gradient), 2 horizontal differences."""
     colormap: Mapping[int, tuple[int, int, int, int]] | None = None
+    count: int = 1
+    """Bands."""
 
 
 def write_cog(
@@ -256,7 +258,7 @@ def _draft_profile(form: RasterForm) -> dict[str, Any]:
     return {
         "driver": "GTiff",
         "dtype": form.dtype,
-        "count": 1,
+        "count": form.count,
         "height": form.height,
         "width": form.width,
         "crs": f"EPSG:{form.epsg}",
@@ -266,7 +268,7 @@ def _draft_profile(form: RasterForm) -> dict[str, Any]:
         "blockysize": TILE_PX,
         "bigtiff": "IF_SAFER",
         "nodata": form.nodata,
-        "photometric": "PALETTE" if form.colormap else "MINISBLACK",
+        "photometric": "PALETTE" if form.colormap else "RGB" if form.count == 3 else "MINISBLACK",
     }
 
 
@@ -278,7 +280,7 @@ def _cog_profile(form: RasterForm, layout: Layout) -> dict[str, Any]:
         "blockysize": layout.tile_px,
         "compress": "DEFLATE",
         "zlevel": 6,
-        "interleave": "band",
+        "interleave": "pixel" if form.count == 3 else "band",  # colours are read together
         "bigtiff": "IF_SAFER",
         "predictor": form.predictor,
     }

@@ -72,7 +72,7 @@ def _write_level(
         profile = {
             "driver": "GTiff",
             "dtype": source.dtypes[0],
-            "count": 1,
+            "count": source.count,
             "height": -(-source.height // decimation),
             "width": -(-source.width // decimation),
             "nodata": source.nodata,
@@ -89,19 +89,19 @@ def _write_level(
                 height, width = min(tile_px, target.height - top), min(tile_px, target.width - left)
                 window = Window(top, left, height, width)
                 values = _reduced(source, window, decimation, resampling)
-                target.write(values, 1, window=RasterWindow(left, top, width, height))
+                target.write(values, window=RasterWindow(left, top, width, height))
 
 
 def _reduced(source: DatasetReader, window: Window, decimation: int, resampling: str) -> npt.NDArray[np.generic]:
-    """The pixels of a window of the next level, ``[h, w]``."""
+    """The pixels of a window of the next level, ``[bands, h, w]``."""
     top, left = window.row * decimation, window.col * decimation
     height = min(window.height * decimation, source.height - top)
     width = min(window.width * decimation, source.width - left)
     below = RasterWindow(left, top, width, height)
     values: npt.NDArray[np.generic]
     if resampling == "nearest":  # where GDAL reads (not builds an overview) it would take the middle
-        values = source.read(1, window=below)[::decimation, ::decimation]
+        values = source.read(window=below)[:, ::decimation, ::decimation]
     else:
-        shape = (window.height, window.width)
-        values = source.read(1, window=below, out_shape=shape, resampling=Resampling[resampling])
+        shape = (source.count, window.height, window.width)
+        values = source.read(window=below, out_shape=shape, resampling=Resampling[resampling])
     return values

@@ -33,7 +33,7 @@ from pipeline.errors import CogError, InstallationError, OutputError, ReadError,
 from pipeline.machine.atomic_files import replacing
 from pipeline.machine.progress import Progress, size_text
 from pipeline.mapstore.layers import LAYERS
-from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.outputs.cog import write_blank_landcover_cog
 from pipeline.outputs.cog_writer import WRITE_ERRORS
 from pipeline.outputs.publish import publish_run
@@ -57,6 +57,11 @@ _AGREEMENT_DEGREES = 1e-5
 _FAILURES: tuple[type[Exception], ...] = (OutputError, CogError, ReadError, StoreError, *WRITE_ERRORS)
 
 
+def rehearsal_folder(state: Path) -> Path:
+    """Where the attempts of a run are made, beside its state: several runs try at the same time."""
+    return state.with_name(f"rehearsal-{state.name}")
+
+
 def rehearse(prepared: Prepared, store: RunStore) -> None:
     """Tries to publish an empty map of the plan; leaves nothing behind, and says nothing if it succeeds.
 
@@ -72,7 +77,7 @@ def rehearse(prepared: Prepared, store: RunStore) -> None:
     output = prepared.config.output
     for zone in prepared.plan.zones:
         check_projection(zone.grid)
-    folder = output / STATE_FOLDER / "rehearsal"
+    folder = rehearsal_folder(store.folder)
     with _scratch(folder):
         check_room(output, folder, disk_use(prepared.plan, len(prepared.legend), store.state().finished))
         with _told(output, folder):

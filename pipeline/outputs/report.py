@@ -1,4 +1,4 @@
-"""The page a person looks at: ``report/index.html``, one file that needs nothing else, not even a network.
+"""The page of one map: ``report.html`` in its item's folder, one file that needs nothing else, not even a network.
 
 Text from outside (names of areas, scene ids, messages) is escaped by jinja2's autoescape; pictures are embedded.
 """
@@ -19,6 +19,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.sentences import RegionExplanation, format_area, format_share
 from pipeline.explain.statistics import MapStatistics
+from pipeline.machine.addresses import public_address, published_text
 from pipeline.machine.atomic_files import write_text
 from pipeline.outputs.thumbnail import MAX_SIDE_PX, map_codes, map_image, png_bytes
 from pipeline.records.grid import project
@@ -150,8 +151,8 @@ def write_report(path: Path, context: ReportContext) -> Path:
     return path
 
 
-def render_report(context: ReportContext) -> str:
-    """The page as HTML."""
+def page_environment() -> jinja2.Environment:
+    """For the templates of pages: everything that they are given is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.outputs", "templates"),
         autoescape=True,
@@ -159,7 +160,15 @@ def render_report(context: ReportContext) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(area=format_area, share=_short_share, link=_safe_link, percent=_percent)
+    environment.filters.update(
+        area=format_area, share=_short_share, link=_safe_link, percent=_percent, told=published_text
+    )
+    return environment
+
+
+def render_report(context: ReportContext) -> str:
+    """The page as HTML."""
+    environment = page_environment()
     shown = context.explanations[:MAX_REGIONS]
     colors = {c.code: c.color for c in context.legend}
     largest = max((c.share for c in context.statistics.overall.classes), default=1.0)
@@ -187,7 +196,7 @@ def _percent(value: float) -> str:
 
 def _safe_link(href: str | None) -> str:
     """An address that a browser may open, or nothing: hrefs come from catalogs."""
-    return href if href and urlsplit(href).scheme in ("http", "https") else ""
+    return public_address(href) if href and urlsplit(href).scheme in ("http", "https") else ""
 
 
 def _svg_path(geometry: BaseGeometry, grid: ZoneGrid, scale_x: float, scale_y: float, size: tuple[int, int]) -> str:

@@ -7,45 +7,42 @@ starts at the root never follows a link to something that is not there yet.
 
 from __future__ import annotations
 
+import posixpath
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import rustac
 
 from pipeline.errors import OutputError
 from pipeline.machine import lock
-from pipeline.machine.atomic_files import replacing, write_json
+from pipeline.machine.addresses import public_document
+from pipeline.machine.atomic_files import renew_bytes, renew_json
 from pipeline.machine.own_files import own_folder
+from pipeline.outputs.assets import GEOJSON_TYPE
+from pipeline.outputs.imprint import Imprint
+from pipeline.outputs.index_page import MapEntry, map_entry, render_index
 from pipeline.outputs.output_folder import (
     CATALOG_FILE,
-    CATALOG_ID,
     COLLECTION_FILE,
     PARQUET_FILE,
+    REPORT_FILE,
+    REPORT_FOLDER,
     existing,
     read_object,
 )
-from pipeline.outputs.stac_item import (
-    COG_TYPE,
-    EXTENSIONS,
-    GEOJSON_TYPE,
-    JSON_TYPE,
-    STAC_VERSION,
-    classes,
-    raster_fields,
-    safe_id,
-)
+from pipeline.outputs.stac_containers import Members, links_of, map_collection, model_collection, root_catalog
+from pipeline.outputs.stac_item import safe_id
 from pipeline.outputs.stac_model import models_collection_id
 from pipeline.outputs.stale_items import remove_item, stale_items
 from spex_core.legend import Legend
 
-PARQUET_TYPE = "application/vnd.apache.parquet"
 LOCK_WAIT_S = 300.0
 """How long another run may take to write its entries; longer means that it hangs."""
-_GLOBE = [-180.0, -90.0, 180.0, 90.0]
 
 
 class CatalogWarning(UserWarning):
@@ -60,6 +57,8 @@ class CatalogFiles:
     collection: Path
     items: tuple[Path, ...]
     parquet: Path
+    index: Path
+    """The page that lists all maps."""
     model: Path | None
     removed: tuple[str, ...] = ()
     """Ids of items that earlier runs of the same name and period left for zones that the region no longer reaches."""
@@ -73,6 +72,7 @@ def publish(
     *,
     model: dict[str, Any] | None = None,
     resolution_m: float = 10.0,
+    imprint: Imprint | None = None,
 ) -> CatalogFiles:
     """Writes items, their collection and the root catalog; merges with what is there.
 
@@ -83,12 +83,14 @@ def publish(
         legend: For the collection's description of its classes.
         model: From :func:`pipeline.outputs.stac_model.model_item`.
         resolution_m: Pixel size, for the collection's description of its assets.
+        imprint: Who publishes; default: nothing is said.
 
     Raises:
         OutputError: Not writable, or ``catalog.json`` there is no STAC catalog.
     """
     safe_id(collection_id, "collection id")
-    with _lock(output):
+    imprint = imprint or Imprint()
+    with catalog_lock(output):
         root_path = output / CATALOG_FILE
         root = existing(root_path, "Catalog")
         folder = own_folder(output, collection_id)
@@ -98,8 +100,10 @@ def publish(
         collection = existing(collection_path, "Collection")
         stale = stale_items(folder, items)
         members = _members(folder, collection, items, stale)
-        _write_parquet(parquet, [item for _, item in members if item is not None])
-        write_json(collection_path, _map_collection(collection_id, collection, members, legend, resolution_m))
+        found = [item for _, item in members if item is not None]
+        _write_parquet(parquet, [_from_the_table(item, collection_id, imprint.url) for item in found])
+        renewed = map_collection(collection_id, collection, members, legend, resolution_m, imprint)
+        renew_json(collection_path, renewed)
         children = [collection_id]
         model_path = None
         if model is not None:
@@ -108,20 +112,27 @@ def publish(
             models_path = output / models_id / COLLECTION_FILE
             models = existing(models_path, "Collection")
             models_members = _members(output / models_id, models, [model])
-            write_json(models_path, _model_collection(models_id, models, models_members))
+            renew_json(models_path, model_collection(models_id, models, models_members, imprint))
             children.append(models_id)
-        write_json(root_path, _root(root, children))
+        index = own_folder(output, REPORT_FOLDER) / REPORT_FILE
+        renewed_root = root_catalog(root, children, imprint)
+        renew_bytes(index, render_index(_all_maps(output, renewed_root, collection_id, found)).encode())
+        renew_json(root_path, renewed_root)
         for item_id in stale:  # last: no link leads there any more
             _remove(folder, item_id)
-    return CatalogFiles(root_path, collection_path, written, parquet, model_path, stale)
+    return CatalogFiles(root_path, collection_path, written, parquet, index, model_path, stale)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def _lock(output: Path) -> Iterator[None]:
-    """Two runs that end at once must not lose each other's links."""
+def catalog_lock(output: Path) -> Iterator[None]:
+    """Two runs that end at once must not lose each other's links.
+
+    Raises:
+        OutputError: Another process has held it for long, or it cannot be locked.
+    """
     path = own_folder(output, ".spex") / "catalog.lock"
     try:
         held = lock.take(path, wait_s=LOCK_WAIT_S)
@@ -140,7 +151,7 @@ def _write_item(output: Path, collection_id: str, item: dict[str, Any]) -> Path:
     first = (earlier.get("properties") or {}).get("created")
     if first:
         item = {**item, "properties": {**item["properties"], "created": first}}
-    write_json(path, item)
+    renew_json(path, public_document(item))
     return path
 
 
@@ -156,21 +167,67 @@ def _remove(folder: Path, item_id: str) -> None:
 
 
 def _write_parquet(path: Path, items: list[dict[str, Any]]) -> None:
-    with replacing(path) as temporary:
-        try:
-            rustac.write_sync(str(temporary), items, format="parquet")
-        except Exception as error:  # rustac raises its own untyped errors and OSError
-            raise OutputError(f"{path} cannot be written: {error}") from error
+    try:
+        with TemporaryDirectory(prefix="spex-") as scratch:
+            draft = Path(scratch) / PARQUET_FILE
+            rustac.write_sync(str(draft), items, format="parquet")
+            content = draft.read_bytes()
+    except Exception as error:  # rustac raises its own untyped errors and OSError
+        raise OutputError(f"{path} cannot be written: {error}") from error
+    renew_bytes(path, content)
+
+
+def _from_the_table(item: Mapping[str, Any], collection_id: str, url: str | None) -> dict[str, Any]:
+    """An item as the table beside its collection has it: relative addresses start there, not in the item's folder.
+
+    With an address of the output folder they are absolute: an API that serves the table leads nowhere else.
+    """
+
+    def rebased(href: str) -> str:
+        if "://" in href or href.startswith(("/", "urn:")):
+            return href
+        path = posixpath.normpath(posixpath.join(str(item["id"]), href))
+        if url is not None:
+            return f"{url}/{posixpath.normpath(posixpath.join(collection_id, path))}"
+        return path if path.startswith("..") else f"./{path}"
+
+    def moved(part: Mapping[str, Any]) -> dict[str, Any]:
+        return {**part, "href": rebased(str(part["href"]))}
+
+    assets = {key: moved(asset) for key, asset in (item.get("assets") or {}).items()}
+    return {**item, "assets": assets, "links": [moved(link) for link in links_of(item)]}
+
+
+def _all_maps(
+    output: Path, root: Mapping[str, Any], collection_id: str, fresh: Sequence[Mapping[str, Any]]
+) -> list[MapEntry]:
+    """The maps of all collections in the folder, for the page that lists them."""
+    entries = [map_entry(collection_id, item) for item in fresh]
+    for link in links_of(root):
+        parts = PurePosixPath(str(link["href"])).parts
+        if (
+            link.get("rel") != "child"
+            or len(parts) != 2
+            or parts[1] != COLLECTION_FILE
+            or not _stays_inside(link["href"])
+        ):
+            continue
+        other = parts[0]
+        if other == collection_id or other.endswith("-models") or (output / other).is_symlink():
+            continue
+        members = _members(output / other, read_object(output / other / COLLECTION_FILE), ())
+        entries += [map_entry(other, item) for _, item in members if item is not None]
+    return entries
 
 
 def _members(
     folder: Path, collection: Mapping[str, Any] | None, new: Sequence[Mapping[str, Any]], gone: Sequence[str] = ()
-) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+) -> Members:
     """Item links of a collection, sorted by address, each with its item (``None`` where it cannot be read).
 
     Links to items of ``gone`` are left out.
     """
-    links = {str(link["href"]): dict(link) for link in _links(collection) if link.get("rel") == "item"}
+    links = {str(link["href"]): dict(link) for link in links_of(collection) if link.get("rel") == "item"}
     for item in new:
         href = f"./{item['id']}/{item['id']}.json"
         links[href] = {"rel": "item", "href": href, "type": GEOJSON_TYPE, "title": item["properties"].get("title")}
@@ -194,140 +251,3 @@ def _members(
 def _stays_inside(href: str) -> bool:
     path = PurePosixPath(href)
     return "://" not in href and not path.is_absolute() and ".." not in path.parts
-
-
-def _links(container: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    links = (container or {}).get("links")
-    return [link for link in links if isinstance(link, dict) and "href" in link] if isinstance(links, list) else []
-
-
-# -- containers --------------------------------------------------------------------------------------------------------
-
-
-def _map_collection(
-    collection_id: str,
-    existing: Mapping[str, Any] | None,
-    members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]],
-    legend: Legend,
-    resolution_m: float,
-) -> dict[str, Any]:
-    items = [item for _, item in members if item is not None]
-    kept = _kept(existing)
-    codes = sorted({str(i["properties"]["proj:code"]) for i in items if i["properties"].get("proj:code")})
-    pixel_sizes = sorted({float(i["properties"]["gsd"]) for i in items if i["properties"].get("gsd")}) or [resolution_m]
-    landcover = {
-        "title": "Land cover class",
-        "type": COG_TYPE,
-        "roles": ["data"],
-        **raster_fields("landcover", legend, resolution_m),
-        "classification:classes": classes(legend),
-    }
-    return {
-        "type": "Collection",
-        "id": collection_id,
-        "title": "SPEX land-cover maps",
-        "description": "Land-cover maps made from Sentinel-2 with SPEX, one item per run, period and UTM zone.",
-        "license": "other",
-        "keywords": ["land cover", "sentinel-2", "spex"],
-        "providers": [
-            {
-                "name": "European Union/ESA/Copernicus",
-                "description": "Contains modified Copernicus Sentinel data",
-                "roles": ["licensor"],
-                "url": "https://dataspace.copernicus.eu",
-            }
-        ],
-        **kept,
-        "stac_version": STAC_VERSION,
-        "stac_extensions": [EXTENSIONS[n] for n in ("classification", "projection", "raster")],
-        "extent": _extent(items),
-        "summaries": {"constellation": ["sentinel-2"], "gsd": pixel_sizes, "proj:code": codes},
-        "item_assets": {
-            "landcover": landcover,
-            "confidence": {
-                "title": "Confidence of the class, percent",
-                "type": COG_TYPE,
-                "roles": ["data", "metadata"],
-                **raster_fields("confidence", legend, resolution_m),
-            },
-        },
-        "assets": {
-            "items": {
-                "href": "./items.parquet",
-                "title": "All items as stac-geoparquet",
-                "type": PARQUET_TYPE,
-                "roles": ["collection-mirror"],
-            }
-        },
-        "links": _collection_links(existing, members),
-    }
-
-
-def _model_collection(
-    collection_id: str,
-    existing: Mapping[str, Any] | None,
-    members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]],
-) -> dict[str, Any]:
-    return {
-        "type": "Collection",
-        "id": collection_id,
-        "title": "Models of the land-cover maps",
-        "description": "The models that made the maps beside this collection (STAC mlm extension).",
-        "license": "other",
-        **_kept(existing),
-        "stac_version": STAC_VERSION,
-        "stac_extensions": [],
-        "extent": _extent([item for _, item in members if item is not None]),
-        "links": _collection_links(existing, members),
-    }
-
-
-def _kept(existing: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fields of an existing container that people may have edited."""
-    made_anew = {"links", "extent", "summaries", "item_assets", "assets", "stac_extensions", "stac_version"}
-    return {key: value for key, value in (existing or {}).items() if key not in made_anew}
-
-
-def _collection_links(
-    existing: Mapping[str, Any] | None, members: Sequence[tuple[dict[str, Any], dict[str, Any] | None]]
-) -> list[dict[str, Any]]:
-    own = ("root", "parent", "item", "self")
-    return [
-        {"rel": "root", "href": "../catalog.json", "type": JSON_TYPE},
-        {"rel": "parent", "href": "../catalog.json", "type": JSON_TYPE},
-        *[link for link in _links(existing) if link.get("rel") not in own],
-        *[link for link, _ in members],
-    ]
-
-
-def _extent(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    boxes = [item["bbox"] for item in items if item.get("bbox")]
-    starts = [item["properties"].get("start_datetime") for item in items]
-    ends = [item["properties"].get("end_datetime") for item in items]
-    whole = [f(b[i] for b in boxes) for i, f in enumerate((min, min, max, max))] if boxes else _GLOBE
-    first = min((s for s in starts if s), default=None)
-    return {
-        "spatial": {"bbox": [whole]},
-        "temporal": {"interval": [[first, max((e for e in ends if e), default=None)]]},
-    }
-
-
-def _root(existing: Mapping[str, Any] | None, children: Sequence[str]) -> dict[str, Any]:
-    links = {str(link["href"]): link for link in _links(existing) if link.get("rel") == "child"}
-    for id_ in children:
-        href = f"./{id_}/collection.json"
-        links.setdefault(href, {"rel": "child", "href": href, "type": JSON_TYPE, "title": id_})
-    other = [link for link in _links(existing) if link.get("rel") not in ("root", "self", "child")]
-    return {
-        "type": "Catalog",
-        "id": CATALOG_ID,
-        "title": "SPEX land-cover maps",
-        "description": "Land-cover maps made from Sentinel-2 with SPEX.",
-        **_kept(existing),
-        "stac_version": STAC_VERSION,
-        "links": [
-            {"rel": "root", "href": "./catalog.json", "type": JSON_TYPE},
-            *other,
-            *(links[href] for href in sorted(links)),
-        ],
-    }

@@ -19,6 +19,9 @@ from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import OutputError
+from pipeline.machine.addresses import public_address, published_text
+from pipeline.outputs.assets import ASSETS, GEOJSON_TYPE, JSON_TYPE, raster_fields
+from pipeline.outputs.imprint import Imprint
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.plan import ZoneGrid
 from pipeline.records.scene import Scene
@@ -33,16 +36,15 @@ EXTENSIONS: dict[str, str] = {
         "file": "2.1.0",
         "mlm": "1.5.2",
         "processing": "1.2.0",
-        "projection": "2.0.0",
+        "projection": "1.2.0",
         "raster": "2.0.0",
         "render": "2.0.0",
     }.items()
 }
-"""Extension name → the schema of the version that is written."""
+"""Extension name → the schema of the version that is written. Projection 1.2 knows ``proj:code`` and the older
+``proj:epsg``, without which stackstac has no grid; 2.0 refuses the latter."""
+CATALOG_TITLE = "SPEX land-cover maps"
 
-JSON_TYPE = "application/json"
-GEOJSON_TYPE = "application/geo+json"
-COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 CATALOG_FROM_ITEM = "../../catalog.json"
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MAX_VERTICES = 2000
@@ -77,41 +79,14 @@ class MapProduct:
     problems: tuple[str, ...] = ()
     skipped_scenes: tuple[tuple[str, str], ...] = ()
     """Item id and why it was not used."""
+    accuracy: Mapping[str, Any] = field(default_factory=dict)
+    """Measured against a reference, where there is one."""
+    imprint: Imprint = field(default_factory=Imprint)
 
     @property
     def item_id(self) -> str:
         """Id of the item."""
         return item_id(self.run_name, self.start, self.end, self.grid.epsg)
-
-
-@dataclass(frozen=True)
-class _AssetKind:
-    file: str
-    """Relative to the item."""
-    title: str
-    media_type: str
-    roles: tuple[str, ...]
-    checksum: bool = True
-
-
-_ASSETS: dict[str, _AssetKind] = {
-    "landcover": _AssetKind("landcover.tif", "Land cover class", COG_TYPE, ("data",)),
-    "confidence": _AssetKind("confidence.tif", "Confidence of the class, percent", COG_TYPE, ("data", "metadata")),
-    "valid_count": _AssetKind("valid_count.tif", "Valid observations per pixel", COG_TYPE, ("data", "metadata")),
-    "explanations": _AssetKind(
-        "explanations.json", "Statistics and explanation per sub-region", JSON_TYPE, ("metadata", "explanation")
-    ),
-    "explanations_text": _AssetKind(
-        "explanations.md", "Explanation per sub-region, to read", "text/markdown", ("metadata", "explanation")
-    ),
-    "thumbnail": _AssetKind("thumbnail.png", "Thumbnail", "image/png", ("thumbnail", "overview")),
-    # Shared by all items of the output folder and written anew by each run: a checksum would go stale.
-    "report": _AssetKind("../../report/index.html", "Report page", "text/html", ("metadata", "overview"), False),
-}
-
-
-ITEM_FILES = tuple(kind.file for kind in _ASSETS.values() if "/" not in kind.file)
-"""Files in an item's own folder."""
 
 
 def safe_id(text: str, what: str) -> str:
@@ -157,14 +132,15 @@ def map_item(
     Raises:
         OutputError: ``landcover.tif`` is missing or a file cannot be read.
     """
-    if not (folder / _ASSETS["landcover"].file).is_file():
+    if not (folder / ASSETS["landcover"].file).is_file():
         raise OutputError(f"{folder} has no landcover.tif; write the map before its STAC item")
     footprint = _footprint(product.geometry)
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": [
-            EXTENSIONS[n] for n in ("classification", "file", "processing", "projection", "raster", "render")
+            *(EXTENSIONS[n] for n in ("classification", "file", "processing", "projection", "raster", "render")),
+            *product.imprint.extensions(),
         ],
         "id": product.item_id,
         "collection": collection_id,
@@ -172,7 +148,7 @@ def map_item(
         "bbox": [round(v, _LONLAT_DIGITS) for v in footprint.bounds],
         "properties": _properties(product, model_link),
         "assets": _assets(product, folder),
-        "links": _links(product, folder, model_link),
+        "links": _links(product, folder, collection_id, model_link),
     }
 
 
@@ -249,7 +225,8 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
     properties: dict[str, Any] = {
         "title": f"Land cover of {product.run_name}, {product.start} to {product.end}",
         "description": f"{product.legend.title}; mapped from {len(product.scenes)} Sentinel-2 scene(s).",
-        "datetime": None,
+        # The first moment: a nominal time, because tools that stack items by time read nothing else.
+        "datetime": f"{product.start.isoformat()}T00:00:00Z",
         "start_datetime": f"{product.start.isoformat()}T00:00:00Z",
         "end_datetime": f"{product.end.isoformat()}T23:59:59Z",
         "created": created,
@@ -258,6 +235,7 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
         "instruments": ["msi"],
         "gsd": step,
         "proj:code": f"EPSG:{grid.epsg}",
+        "proj:epsg": grid.epsg,
         "proj:shape": [grid.height, grid.width],
         "proj:transform": [step, 0.0, grid.left, 0.0, -step, grid.top, 0.0, 0.0, 1.0],
         "proj:bbox": [grid.left, bottom, right, grid.top],
@@ -271,6 +249,7 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
         "spex:run_id": product.run_id,
         "spex:legend": product.legend.name,
         "spex:scenes": len(product.scenes),
+        **product.imprint.fields(),
         "spex:problems": len(product.problems) + len(product.missing_blocks) + len(product.skipped_scenes),
     }
     if model_link is not None:
@@ -281,12 +260,16 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
     ):
         if share is not None:
             properties[name] = round(share, 6)
+    if product.accuracy:
+        properties["spex:accuracy"] = dict(product.accuracy)
     if product.missing_blocks:
         properties["spex:missing_blocks"] = sorted(product.missing_blocks)
     if product.problems:
-        properties["spex:problem_messages"] = list(product.problems)
+        properties["spex:problem_messages"] = [published_text(line) for line in product.problems]
     if product.skipped_scenes:
-        properties["spex:skipped_scenes"] = [{"id": i, "reason": reason} for i, reason in product.skipped_scenes]
+        properties["spex:skipped_scenes"] = [
+            {"id": i, "reason": published_text(reason)} for i, reason in product.skipped_scenes
+        ]
     return properties
 
 
@@ -311,46 +294,19 @@ def _renders(legend: Legend) -> dict[str, Any]:
 
 def _assets(product: MapProduct, folder: Path) -> dict[str, Any]:
     assets = {}
-    for key, kind in _ASSETS.items():
+    for key, kind in ASSETS.items():
         path = folder / kind.file
-        if not path.is_file():
-            continue
-        href = kind.file if kind.file.startswith("..") else f"./{kind.file}"
-        asset: dict[str, Any] = {
-            "href": href,
-            "title": kind.title,
-            "type": kind.media_type,
-            "roles": list(kind.roles),
-            **_raster_fields(key, product),
-        }
-        if kind.checksum:
-            asset["file:size"] = path.stat().st_size
-            asset["file:checksum"] = multihash(path)
-        assets[key] = asset
+        if path.is_file():
+            assets[key] = {
+                "href": f"./{kind.file}",
+                "title": kind.title,
+                "type": kind.media_type,
+                "roles": list(kind.roles),
+                **_raster_fields(key, product),
+                "file:size": path.stat().st_size,
+                "file:checksum": multihash(path),
+            }
     return assets
-
-
-def raster_fields(key: str, legend: Legend, resolution_m: float) -> dict[str, Any]:
-    """Raster fields of a raster asset; empty for the others."""
-    bands: dict[str, tuple[str, float | None, str | None]] = {
-        "landcover": ("class code", legend.nodata, None),
-        "confidence": ("confidence of the class", CONFIDENCE_NODATA, "%"),
-        "valid_count": ("scenes with a valid observation", None, None),
-    }
-    if key not in bands:
-        return {}
-    description, nodata, unit = bands[key]
-    fields: dict[str, Any] = {
-        "data_type": "uint8",
-        "raster:spatial_resolution": resolution_m,
-        "raster:sampling": "area",
-        "bands": [{"name": key, "description": description}],
-    }
-    if nodata is not None:
-        fields["nodata"] = nodata
-    if unit is not None:
-        fields["unit"] = unit
-    return fields
 
 
 def _raster_fields(key: str, product: MapProduct) -> dict[str, Any]:
@@ -360,26 +316,29 @@ def _raster_fields(key: str, product: MapProduct) -> dict[str, Any]:
     return fields
 
 
-def _links(product: MapProduct, folder: Path, model_link: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _links(
+    product: MapProduct, folder: Path, collection_id: str, model_link: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    own = f"{collection_id}/{product.item_id}/{product.item_id}.json"
     links: list[dict[str, Any]] = [
-        {"rel": "root", "href": CATALOG_FROM_ITEM, "type": JSON_TYPE},
-        {"rel": "parent", "href": "../collection.json", "type": JSON_TYPE},
-        {"rel": "collection", "href": "../collection.json", "type": JSON_TYPE},
+        {"rel": "root", "href": CATALOG_FROM_ITEM, "type": JSON_TYPE, "title": CATALOG_TITLE},
+        {"rel": "parent", "href": "../collection.json", "type": JSON_TYPE, "title": collection_id},
+        {"rel": "collection", "href": "../collection.json", "type": JSON_TYPE, "title": collection_id},
+        *product.imprint.self_link(own, GEOJSON_TYPE, product.item_id),
     ]
     links += _scene_links(product.scenes)
     if model_link is not None:
         links.append(dict(model_link))
-    plan = f"../../.spex/{product.run_id}/plan.json"
+    plan = ASSETS["plan"].file
     if (folder / plan).is_file():
-        links.append(
-            {"rel": "processing-execution", "href": plan, "type": JSON_TYPE, "title": f"Plan of run {product.run_id}"}
-        )
+        title = f"Plan of run {product.run_id}"
+        links.append({"rel": "processing-execution", "href": f"./{plan}", "type": JSON_TYPE, "title": title})
     return links
 
 
 def _scene_links(scenes: Sequence[Scene]) -> list[dict[str, Any]]:
     """``derived_from`` every scene whose item has an address."""
-    found = {s.self_href: s.id for s in sorted(scenes, key=lambda s: s.id) if s.self_href}
+    found = {public_address(s.self_href): s.id for s in sorted(scenes, key=lambda s: s.id) if s.self_href}
     return [
         {"rel": "derived_from", "href": href, "type": GEOJSON_TYPE, "title": id_} for href, id_ in found.items() if href
     ]

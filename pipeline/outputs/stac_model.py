@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.outputs.assets import GEOJSON_TYPE, JSON_TYPE
 from pipeline.outputs.stac_item import (
     CATALOG_FROM_ITEM,
+    CATALOG_TITLE,
     EXTENSIONS,
-    GEOJSON_TYPE,
-    JSON_TYPE,
     STAC_VERSION,
     classes,
     timestamp,
@@ -20,6 +20,7 @@ from pipeline.outputs.stac_item import (
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
 
+MODELS_TITLE = "Models of the land-cover maps"
 PAPER = "https://doi.org/10.1109/TGRS.2026.3670308"
 _EVER = ("2015-06-23T00:00:00Z", "2099-12-31T23:59:59Z")  # from the launch of Sentinel-2A on: when it applies
 
@@ -126,9 +127,11 @@ def model_item(card: ModelCard, collection_id: str) -> dict[str, Any]:
             }
         },
         "links": [
-            {"rel": "root", "href": CATALOG_FROM_ITEM, "type": JSON_TYPE},
-            {"rel": "parent", "href": "../collection.json", "type": JSON_TYPE},
-            {"rel": "collection", "href": "../collection.json", "type": JSON_TYPE},
+            {"rel": "root", "href": CATALOG_FROM_ITEM, "type": JSON_TYPE, "title": CATALOG_TITLE},
+            *(
+                {"rel": rel, "href": "../collection.json", "type": JSON_TYPE, "title": MODELS_TITLE}
+                for rel in ("parent", "collection")
+            ),
             {"rel": "cite-as", "href": PAPER, "title": "SPEX, IEEE TGRS 2026"},
         ],
     }

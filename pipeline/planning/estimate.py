@@ -33,10 +33,10 @@ EXPLAIN_FACTOR = {"none": 1.0, "brief": 2.0, "full": 4.0}
 """How much longer a tile takes when the model writes its answer. The same kind of estimate."""
 STORED_SHARE = 0.35
 """Bytes of the run's store per byte before compression; a simulated scene: 0.20, a real one is less smooth."""
-PUBLISHED_BYTES_PER_PIXEL = 0.7
-"""Of the three maps together, compressed."""
+PUBLISHED_BYTES_PER_PIXEL = 2.2
+"""Of the maps and the picture together, compressed."""
 DRAFT_BYTES_PER_PIXEL = 1.0 + 4.0 / 3.0
-"""Of a map while it is written: an uncompressed draft, and its copy with overviews."""
+"""Of a band while it is written: an uncompressed draft, and its copy with overviews."""
 WORKER_BYTES = 700_000_000
 """Resident size of one worker process with its libraries loaded."""
 NETWORK_HALO_M = 1280.0
@@ -228,15 +228,17 @@ def disk_use(plan: MapPlan, classes: int, finished: Container[tuple[int, int]] =
     stored = sum(block.window.height * block.window.width for block in left)
     # Ground without a block takes no room in a map, however far the blocks lie apart.
     pixels = [sum(block.window.height * block.window.width for block in zone.blocks) for zone in plan.zones]
-    # A byte each: the classes' scores, the class, its confidence, the count; two: a class's mean index in a cell.
+    # A byte each: the classes' scores, class, confidence, count and three colours; two: a class's mean index in a cell.
     indices = 2 * len(SPECTRAL_INDICES) * classes / INDEX_CELL_PX**2
-    store = stored * (classes + 3 + indices) * STORED_SHARE
-    least = max(pixels) * DRAFT_BYTES_PER_PIXEL
+    store = stored * (classes + 6 + indices) * STORED_SHARE
+    # Bands of the largest file: the colours, or the scores where they are asked for.
+    bands = max(3, classes if plan.config.get("publish", {}).get("scores") else 0)
+    least = bands * max(pixels) * DRAFT_BYTES_PER_PIXEL
     return DiskUse(
         blocks=len(left),
         total_bytes=round(store + sum(pixels) * PUBLISHED_BYTES_PER_PIXEL + least),
         least_bytes=round(least),
-        largest_file_bytes=round(max(pixels) * (DRAFT_BYTES_PER_PIXEL - 1.0)),
+        largest_file_bytes=round(bands * max(pixels) * (DRAFT_BYTES_PER_PIXEL - 1.0)),
     )
 
 

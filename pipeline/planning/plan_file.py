@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import StoreError
+from pipeline.machine.addresses import public_document
 from pipeline.machine.atomic_files import write_text
 from pipeline.machine.collection import collection_paused
 from pipeline.records.plan import Block, MapPlan, Tile, Window, ZoneGrid, ZonePlan
@@ -18,13 +20,20 @@ PLAN_SCHEMA = 1
 
 @collection_paused()
 def write_plan(plan: MapPlan, path: str | Path) -> None:
-    """Writes a plan under its final name only when it is complete and on disk.
+    """Writes a plan under its final name only when it is complete and on disk; without signatures and passwords.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    text = json.dumps(_plan_to_dict(plan), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
+    text = json.dumps(_plan_to_dict(stored_plan(plan)), sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n"
     write_text(Path(path), text)
+
+
+def stored_plan(plan: MapPlan) -> MapPlan:
+    """A plan as its file has it: links and settings without what is secret in them, so that none can be opened by it
+    that asks for a signature."""
+    scenes = tuple(Scene.from_dict(public_document(scene.to_dict())) for scene in plan.scenes)
+    return dataclasses.replace(plan, config=public_document(plan.config), scenes=scenes)
 
 
 @collection_paused()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import NoScenesError
+from pipeline.machine.addresses import without_secrets
 from pipeline.planning.blocks import build_plan
 from pipeline.planning.zones import zone_areas
 from pipeline.records.plan import MapPlan
@@ -77,6 +78,8 @@ def prepare(config: RunConfig, examine: Examine | None = None) -> Prepared:
     search = find_scenes(config.source, region, config.start, config.end)
     if examine is not None:
         search = _examined(search, *examine(config, search.scenes))
+    told = tuple((scene, without_secrets(reason)) for scene, reason in search.skipped)
+    search = dataclasses.replace(search, skipped=told)
     plan = build_plan(config, region, search.scenes, model_fingerprint=fingerprint, legend=legend)
     return Prepared(config, region, legend, search, fingerprint, plan)
 

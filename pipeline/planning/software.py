@@ -62,6 +62,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "xarray": "labels what stackstac read",
     "dask": "runs the reads of stackstac; does no arithmetic",
     "zarr": "stores finished pixels without loss, checked by sha256",
+    "pyarrow": "writes tables of finished maps; a region that it reads is in the identity by its value",
     "pyogrio": "the region that it reads is in the identity by its value",
     "pystac": "the scenes found are in the identity",
     "pystac-client": "the scenes found are in the identity",

@@ -1,12 +1,13 @@
 """What of an output folder can go, and its removal: stores of finished runs and forgotten drafts, never a map.
 
 A finished run's store (scores, indices, journal) only serves to publish its map again without computing it. What is
-removed is looked for anew under the folder's lock; links are never followed, and nothing else below the folder is
+removed is looked for anew under the lock of its run; links are never followed, and nothing else below the folder is
 touched. See docs/decisions/0040.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -19,8 +20,8 @@ from typing import Any
 
 from pipeline.errors import OutputError
 from pipeline.machine.lock import holder_of
-from pipeline.machine.own_files import folder_lock, refuse_links, refuse_strangers
-from pipeline.mapstore.output_folders import output_folders, state_folders
+from pipeline.machine.own_files import refuse_links, refuse_strangers
+from pipeline.mapstore.output_folders import output_folders, run_lock, run_lock_file, state_folders
 from pipeline.mapstore.store import CLEANED_PLAN_FILE, PLAN_FILE, RESULT_FILE, STATE_FOLDER
 from spex_core.durable_files import DRAFT_MARK, put_in_place, remove
 
@@ -75,9 +76,6 @@ def take_stock(folder: Path) -> Stock:
     kept: list[tuple[Path, str]] = []
     for output in outputs:
         found, stay = _stock_of(output)
-        if (holder := holder_of(output / STATE_FOLDER / "lock")) is not None:
-            kept.append((output, f"is being written by {holder}"))
-            continue
         removals += found
         kept += stay
     return Stock(outputs, tuple(removals), tuple(kept))
@@ -97,23 +95,33 @@ def free(stock: Stock) -> int:
         wanted = {removal.path for removal in stock.removals if removal.path.is_relative_to(output)}
         if not wanted:
             continue
-        with folder_lock(output, STATE_FOLDER):
-            for removal in _stock_of(output)[0]:
+        with contextlib.ExitStack() as held:
+            for path in sorted(wanted):
+                if path.parent == output / STATE_FOLDER:
+                    held.enter_context(run_lock(output, path.name))
+            for removal in _stock_of(output, held_here=True)[0]:
                 if removal.path in wanted:
                     _remove(removal)
                     freed += removal.size
     return freed
 
 
-def _stock_of(output: Path) -> tuple[list[Removal], list[tuple[Path, str]]]:
+def _stock_of(output: Path, held_here: bool = False) -> tuple[list[Removal], list[tuple[Path, str]]]:
+    """What can go and what stays; with ``held_here`` the locks of what is to go are this process's own."""
     refuse_links(output, STATE_FOLDER)
     removals, kept = [], []
-    for folder in state_folders(output):
-        reason = _reason_to_keep(folder, output)
+    folders = state_folders(output)
+    holders = {folder: holder_of(run_lock_file(folder)) for folder in folders}
+    at_work = any(holders.values())
+    for folder in folders:
+        holder = None if held_here else holders[folder]
+        reason = _reason_to_keep(folder, output) if holder is None else f"is being written by {holder}"
         if reason is not None:
             kept.append((folder, reason))
         elif size := sum(_size(folder / name) for name in _STORE):
             removals.append(Removal("store", folder, size, "scores of a finished run; its map stays"))
+    if at_work and not held_here:
+        return removals, kept  # a draft may be theirs
     removals += [
         Removal("draft", path, _size(path), "a draft that nobody finished")
         for path in _drafts(output, _DRAFT_DEPTH, time.time() - DRAFT_AGE_S)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from pipeline.machine.lock import is_held
 from pipeline.machine.progress import Progress
-from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.output_folders import map_lock_file, run_lock_file
+from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
 from pipeline.planning.estimate import PlanSummary, summarise
 from pipeline.planning.prepare import Prepared
 from pipeline.planning.rates import known_rates, run_kind
-from pipeline.runs.map_region import earlier_result
+from pipeline.runs.finished import earlier_result, map_name
 from pipeline.runs.preparation import prepare_run
 from pipeline.settings.run_file import RunConfig
 
@@ -65,5 +66,6 @@ def look_ahead(config: RunConfig, progress: Progress) -> LookAhead:
     if (folder / "plan.json").is_file():
         done = sum(not record.incomplete for record in RunStore.open(folder).finished_blocks().values())
     published = earlier_result(prepared, folder) is not None
-    lock = config.output / STATE_FOLDER / "lock"
-    return LookAhead(prepared, summary, done, published, lock.is_file() and is_held(lock))
+    locks = (map_lock_file(config.output, map_name(config)), run_lock_file(folder))
+    busy = any(lock.is_file() and is_held(lock) for lock in locks)
+    return LookAhead(prepared, summary, done, published, busy)

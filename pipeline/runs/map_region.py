@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 from pipeline.engine.budget import plan_need
 from pipeline.engine.cluster import connected
@@ -19,14 +15,13 @@ from pipeline.engine.ray_executor import run_blocks
 from pipeline.engine.tasks import ZoneContext
 from pipeline.errors import StoreError
 from pipeline.imagery.window_reader import DOUBTFUL
-from pipeline.machine.atomic_files import write_json
 from pipeline.machine.memory import PeakMemory
-from pipeline.machine.own_files import folder_lock
 from pipeline.machine.preflight import require_local_ray
 from pipeline.machine.progress import Progress
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
-from pipeline.mapstore.store import PLAN_FILE, RESULT_FILE, STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.output_folders import map_lock, run_lock
+from pipeline.mapstore.store import PLAN_FILE, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
 from pipeline.outputs.publish import Publication, check_places, publish_run
 from pipeline.outputs.rehearsal import rehearse
@@ -35,13 +30,12 @@ from pipeline.planning.estimate import mapped_pixels
 from pipeline.planning.prepare import Prepared
 from pipeline.planning.rates import Rates, keep_rates, run_kind
 from pipeline.records.result import RunResult
-from pipeline.records.scene import Scene
 from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfinished
+from pipeline.runs.finished import earlier_result, map_name, of_earlier_layout, write_result
 from pipeline.runs.preparation import prepare_run
 from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
-from pipeline.sources.file_identity import file_identity
 from spex_core.errors import SpexError
 
 logger = logging.getLogger(__name__)
@@ -59,7 +53,8 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
     check_output(config.output, config.publish.collection_id)
     if config.compute.address is None:
         require_local_ray()
-    with folder_lock(config.output, STATE_FOLDER), PeakMemory() as peak, progress:
+    with contextlib.ExitStack() as held, PeakMemory() as peak, progress:
+        held.enter_context(map_lock(config.output, map_name(config)))
         if foreign:
             progress.say(f"left out: {' and '.join(foreign)}, data of another PROJ or GDAL")
         with progress.waiting(f"searching scenes for {config.name}, {config.start} to {config.end}"):
@@ -67,6 +62,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         check_places(prepared)
         _tell(prepared, progress)
         folder = run_folder(config.output, prepared.plan.run_id)
+        held.enter_context(run_lock(config.output, prepared.plan.run_id))
         cleaned = not (folder / PLAN_FILE).exists()  # or it never was: then there is no result either
         if cleaned and evaluate is None and (earlier := earlier_result(prepared, folder)) is not None:
             progress.say(ALL_THERE)
@@ -81,6 +77,8 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
             if evaluate:
                 evaluate(prepared, store)
             return earlier
+        if not to_do and of_earlier_layout(folder):
+            progress.say(f"{config.output} was laid out by an earlier version: published again, nothing is computed")
         rehearse(prepared, store)
         computing = time.monotonic()
         engine = _compute(prepared, store, progress)
@@ -93,7 +91,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
             _keep_rates(prepared, engine, computed, time.monotonic() - publishing)
             peak_mb = max(peak.mb, engine.worker_peak_mb)
             result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
-            _write_result(prepared, store, result)
+            write_result(prepared, store, result)
         return result
 
 
@@ -237,83 +235,6 @@ def _doubts_of_reading(state: JournalState) -> tuple[tuple[str, str], ...]:
     """(scene id, line) of what only all bands of a scene show: a plan's examination reads a few of them."""
     found = dict.fromkeys(problem for _, record in sorted(state.finished.items()) for problem in record.problems)
     return tuple((scene, line) for scene, mark, line in (text.partition(DOUBTFUL) for text in found) if mark)
-
-
-# --- a finished run is not run again --------------------------------------------------------------------------------
-
-
-def _identity(prepared: Prepared) -> str:
-    """sha256 over what changes the published files: the run id, and what is written there beside pixels."""
-    config = prepared.config
-    published: dict[str, Any] = {
-        "run_id": prepared.plan.run_id,
-        "name": config.name,
-        "period": [config.start.isoformat(), config.end.isoformat()],
-        "model": Path(config.model.checkpoint).name,
-        "software": prepared.plan.software,
-        "scenes": sorted(_as_published(scene) for scene in prepared.plan.scenes),
-        "regions": config.regions.model_dump(mode="json", exclude_none=True),
-        "publish": config.publish.model_dump(mode="json"),
-        "subregions": [(area.id, area.name, area.geometry.wkb_hex) for area in prepared.region.subregions],
-        "skipped": prepared.search.skipped,
-        "legend": prepared.legend.to_dict(),
-    }
-    return hashlib.sha256(json.dumps(published, sort_keys=True).encode()).hexdigest()
-
-
-def _as_published(scene: Scene) -> list[str]:
-    """What the report and the item say of a scene; its link without a signature, which is new each time."""
-    link = "" if scene.self_href is None else file_identity(scene.self_href)
-    return [
-        scene.id,
-        f"{scene.datetime:%Y-%m-%dT%H:%M}",
-        f"{scene.cloud_cover:.0f}",
-        scene.radiometry,
-        scene.doubt,
-        link,
-    ]
-
-
-def _write_result(prepared: Prepared, store: RunStore, result: RunResult) -> None:
-    sizes = {str(p.relative_to(prepared.config.output)): p.stat().st_size for ps in result.outputs.values() for p in ps}
-    write_json(store.folder / RESULT_FILE, {"identity": _identity(prepared), "sizes": sizes, **result.to_dict()})
-
-
-def earlier_result(prepared: Prepared, folder: Path) -> RunResult | None:
-    """The result of an earlier run, if it left nothing to do and all its files are there with their sizes.
-
-    Args:
-        prepared: What was decided for the run.
-        folder: Of its state, see :func:`pipeline.mapstore.store.run_folder`; need not be there.
-    """
-    output = prepared.config.output
-    try:
-        record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        if record["identity"] != _identity(prepared) or record["missing_blocks"] or record["incomplete_blocks"]:
-            return None
-        if any((output / name).stat().st_size != size for name, size in record["sizes"].items()):
-            return None
-        root = Path(record["outputs"]["catalog"][0]).parent
-        return RunResult(
-            run_id=record["run_id"],
-            exit_code=record["exit_code"],
-            outputs={
-                kind: tuple(output / Path(path).relative_to(root) for path in paths)
-                for kind, paths in record["outputs"].items()
-            },
-            seconds=0.0,
-            tiles=record["tiles"],
-            blocks=record["blocks"],
-            computed_blocks=0,
-            missing_blocks=0,
-            incomplete_blocks=0,
-            skipped_scenes=prepared.search.skipped,
-            doubtful_scenes=tuple((str(scene), str(line)) for scene, line in record["doubtful_scenes"]),
-            peak_memory_mb=record["peak_memory_mb"],
-            reused=True,
-        )
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return None  # no record, or files are gone: published again from the store
 
 
 def _now() -> str:

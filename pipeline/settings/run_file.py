@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.errors import ConfigError
 from pipeline.records.scene import SCL_GROWING
 from pipeline.settings.days import whole_day
+from pipeline.settings.publishing import OutputConfig
 from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import DEFAULT_CHECKPOINT, DEFAULT_CLOUD_CHECKPOINT
@@ -262,15 +263,6 @@ class RegionsConfig(Section):
     """Layer of a region file that has several (GeoPackage, KML, an archive); default: the only one."""
     where: str | None = Field(default=None, min_length=1, max_length=2000)
     """Only features whose properties satisfy this SQL condition, ``country = 'BE' AND area_km2 > 5``."""
-
-
-class OutputConfig(Section):
-    """What is written."""
-
-    clip: bool = True
-    """Pixels outside the region become nodata."""
-    collection_id: str = Field(default="spex-landcover", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
-    overview_resampling: Literal["mode", "nearest"] = "mode"
 
 
 _Catalog = TypeVar("_Catalog", bound=CatalogConfig)

@@ -9,33 +9,11 @@ where the path itself names a raster.
 from __future__ import annotations
 
 import ipaddress
-import re
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pipeline.errors import SceneError
+from pipeline.machine.addresses import content_query
 from pipeline.sources.hrefs import local_path
-
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt")
-"""A path that ends so names a file by itself."""
-CONTENT_NAMES = re.compile(
-    "version|versionid|generation|snapshot|revision|rev|url|file|path|object|id|items?|bands?|bidx|assets?|layers?"
-    "|expression"
-)
-"""Parameters that choose a version or a content even where the path names a raster."""
-SIGNATURE_NAMES = re.compile(
-    # AWS, Google, Alibaba, Tencent, Huawei, Azure, OpenStack Swift; Tencent's older ones; Akamai
-    "x-(amz|goog|oss|cos|obs|ms)-.*|temp_url_.*|q-(sign|ak|key-time|header-list|url-param-list).*|hdn(ts|ea|tl).*"
-    # signatures and their terms, keys, tokens, people: spellings in use
-    "|signature|sig|sign|hmac|md5|expires?|expiry|exp|policy|key-pair-id|hash-algorithm|nonce|ts|timestamp|x-id"
-    "|(aws|oss)?accesskeyid|googleaccessid|access_?key|(api|app)[_-]?key|(ocp-apim-)?subscription-key"
-    "|security-token|(access_|auth_|id_)?token|sas|jwt|client_id|auth|authkey|authorization|credentials?"
-    "|password|passwd|secret|session(_?id)?|user(name)?"
-)
-"""Parameters of a signature or a key."""
-AZURE_NAMES = re.compile("sv|ss|srt|sr|sp|st|se|spr|sip|si|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses")
-"""Of a shared access signature: short words, so they count as such only beside its ``sig``."""
-PROCESSING_NAMES = frozenset({"x-oss-process", "x-cos-process"})
-"""They look like a signature's and change what is served."""
 
 
 def file_identity(href: str) -> str:
@@ -58,7 +36,8 @@ def file_identity(href: str) -> str:
     web = parts.scheme.lower() in ("http", "https")
     scheme = "" if web else f"{parts.scheme.lower()}:"
     place = _web_place(href) if web else parts.netloc.rpartition("@")[2]
-    return f"{scheme}//{place}{_plain_path(parts.path)}{_content_query(parts.path, parts.query)}"
+    query = f"?{kept}" if (kept := content_query(parts.path, parts.query)) else ""
+    return f"{scheme}//{place}{_plain_path(parts.path)}{query}"
 
 
 def _web_place(href: str) -> str:
@@ -85,19 +64,3 @@ def _plain_path(path: str) -> str:
     steps = path.split("/")
     kept = [step for step in steps[:-1] if step != "."] + steps[-1:]
     return "/".join(quote(unquote(step, errors="surrogateescape"), errors="surrogateescape") for step in kept)
-
-
-def _content_query(path: str, query: str) -> str:
-    pairs = parse_qsl(query, keep_blank_values=True)
-    names = {name.lower() for name, _ in pairs}
-    named_by_path = unquote(path).lower().endswith(RASTER_SUFFIXES)
-    kept = sorted((name, value) for name, value in pairs if _chooses_content(name.lower(), names, named_by_path))
-    return f"?{urlencode(kept)}" if kept else ""
-
-
-def _chooses_content(name: str, names: set[str], named_by_path: bool) -> bool:
-    if name in PROCESSING_NAMES:
-        return True
-    if named_by_path:
-        return CONTENT_NAMES.fullmatch(name) is not None
-    return not SIGNATURE_NAMES.fullmatch(name) and not ("sig" in names and AZURE_NAMES.fullmatch(name))

@@ -16,6 +16,7 @@ from typing import Protocol
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 
 from pipeline.errors import HrefError
+from pipeline.machine.addresses import public_address, without_names
 from pipeline.sources.hosts import (
     host_name,
     is_public_address,
@@ -130,7 +131,7 @@ def is_url(text: str) -> bool:
 
 def shown(href: str) -> str:
     """An href for messages: short, printable, without what may be secret (user, query, fragment)."""
-    text = href.split("?")[0].split("#")[0]
+    text = without_names(href.split("?")[0].split("#")[0])
     if is_url(text):
         scheme, _, rest = text.partition("://")
         authority, slash, path = rest.partition("/")
@@ -334,7 +335,7 @@ def item_link(href: str | None, base: str | None) -> str | None:
             return None
     except HrefError:  # an item without an address is as good a scene
         return None
-    return link
+    return public_address(link)
 
 
 def _split(url: str) -> SplitResult:

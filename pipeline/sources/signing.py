@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from pipeline.errors import ReadError
+from pipeline.machine.addresses import without_secrets
 
 
 class Signer(Protocol):
@@ -41,7 +42,9 @@ class PlanetaryComputerSigner:
         try:
             return str(planetary_computer.sign_url(href))
         except Exception as error:  # network, HTTP status or a malformed answer of the signing service
-            raise ReadError(f"{href} could not be signed by Planetary Computer: {error}") from error
+            raise ReadError(
+                f"{href} could not be signed by Planetary Computer: {without_secrets(str(error))}"
+            ) from error
 
 
 def signer_for(provider: str) -> Signer:

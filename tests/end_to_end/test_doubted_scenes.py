@@ -39,7 +39,7 @@ def test_a_corrected_scene_and_one_set_aside_are_told_on_every_page(
     assert item["spex:problems"] == 2
     (message,) = item["spex:problem_messages"]
     assert message.startswith(f"{corrected}: corrected: offset -0.1, not 0")
-    report = (tmp_path / "out" / "report" / "index.html").read_text()
+    report = next((tmp_path / "out" / "spex-landcover").glob("tiny_*/report.html")).read_text()
     assert "corrected: offset -0.1, not 0" in report
     assert "cannot be believed" in report
     plan = json.loads(next((tmp_path / "out" / ".spex").glob("*/plan.json")).read_text())

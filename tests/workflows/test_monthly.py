@@ -88,7 +88,7 @@ def test_period_and_folder_are_filled_into_the_template(place: Path) -> None:
     path = _template(place, "coast", region="../catalog/region.geojson")
     config = region_config(path, _period(), place / "maps", address="ray://head:10001")
     assert (str(config.start), str(config.end)) == ("2026-10-01", "2026-10-31")
-    assert config.output == (place / "maps" / "coast" / OCTOBER).resolve()
+    assert config.output == (place / "maps").resolve()
     assert config.region.resolve() == (place / "catalog" / "region.geojson").resolve()
     assert config.compute.address == "ray://head:10001"
     assert config.compute.actors == 1
@@ -156,7 +156,7 @@ def test_second_process_is_turned_away_while_the_first_is_at_work(place: Path) -
         second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert second.returncode == EXIT_BUSY
     assert "already running (process" in second.stderr
-    assert not (place / "maps" / "coast").exists()
+    assert not (place / "maps" / "catalog.json").exists()
 
 
 def test_unknown_period_and_empty_folder_are_bad_usage(place: Path) -> None:
@@ -179,7 +179,7 @@ def test_region_is_mapped_once_until_there_is_something_new(place: Path) -> None
     assert "no-such-legend" in broken["message"]
     assert coast["status"] == "mapped", text
     assert code == 2
-    written = sorted((place / "maps" / "coast" / OCTOBER).rglob("landcover.tif"))
+    written = sorted((place / "maps").rglob("landcover.tif"))
     assert len(written) == 1
     before = written[0].stat().st_mtime_ns
 
@@ -196,7 +196,7 @@ def test_region_is_mapped_once_until_there_is_something_new(place: Path) -> None
     assert summary["regions"][0]["run_id"] != coast["run_id"]
 
     # A record without its map is no map.
-    (place / "maps" / "coast" / OCTOBER / "catalog.json").unlink()
+    (place / "maps" / "catalog.json").unlink()
     (place / "catalog" / "local-scenes" / "october-14" / "october-14.json").unlink()
     real_scenes.write_catalog([], place / "catalog")
     _, summary, _ = _monthly(OCTOBER, *folders, "--dry-run")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine.own_files import folder_lock
 from pipeline.mapstore.journal import RunEnded, RunStarted
+from pipeline.mapstore.output_folders import run_lock
 from pipeline.mapstore.status import RunState, run_states
-from pipeline.mapstore.store import RESULT_FILE, STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.store import RESULT_FILE, RunStore, run_folder
 from pipeline.settings.run_file import TilingConfig
 from spex_core.legend import Legend
 from tests.pipeline.small_plans import plan_of, zone_of
@@ -30,7 +30,7 @@ def state_of(output: Path) -> RunState:
 
 def test_a_run_at_work_is_told_with_its_driver_and_a_dead_one_is_not(tmp_path: Path) -> None:
     store = store_in(tmp_path)
-    with folder_lock(tmp_path, STATE_FOLDER), store.journal_writer() as journal:
+    with run_lock(tmp_path, store.plan.run_id), store.journal_writer() as journal:
         journal.append(RunStarted(NOW, store.plan.run_id))
         state = state_of(tmp_path)
         assert (state.stage, state.driver_gone) == ("running", False)
@@ -46,7 +46,7 @@ def test_computed_is_not_published(status: str, tmp_path: Path) -> None:
     with store.journal_writer() as journal:
         journal.append(RunStarted(NOW, store.plan.run_id))
         journal.append(RunEnded(NOW, status, 1.0))
-    with folder_lock(tmp_path, STATE_FOLDER):
+    with run_lock(tmp_path, store.plan.run_id):
         assert (state_of(tmp_path).stage, state_of(tmp_path).driver_gone) == ("publishing", False)
     assert (state_of(tmp_path).stage, state_of(tmp_path).driver_gone) == ("interrupted", True)
     (store.folder / RESULT_FILE).write_text("{}")

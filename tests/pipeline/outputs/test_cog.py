@@ -125,7 +125,7 @@ def test_pixels_and_grid_are_those_of_the_store(zone: ZoneStore, landcover: Path
     for path, layer, nodata in (
         (landcover, "landcover", 0),
         (confidence, "confidence", 255),
-        (counts, "valid_count", None),
+        (counts, "valid_count", 255),
     ):
         with rasterio.open(path) as source:
             np.testing.assert_array_equal(source.read(1), zone.read(layer))  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def check_maps(folder: Path, height: int, width: int) -> None:
     for path, layer, nodata, allowed in (
         (landcover, "landcover", LEGEND.nodata, {LEGEND.nodata, *LEGEND.codes}),
         (confidence, "confidence", 255, {*range(101), 255}),
-        (counts, "valid_count", None, known),
+        (counts, "valid_count", 255, known),
     ):
         check_levels(path, height, width, allowed)
         with rasterio.open(path) as source:

@@ -50,7 +50,7 @@ def landcover(zone: ZoneStore, path: Path) -> Path:
 MAPS: tuple[tuple[Callable[[ZoneStore, Path], Path], str, int], ...] = (
     (landcover, "landcover", LEGEND.nodata),
     (write_confidence_cog, "confidence", 255),
-    (write_valid_count_cog, "valid_count", 0),
+    (write_valid_count_cog, "valid_count", 255),
 )
 
 

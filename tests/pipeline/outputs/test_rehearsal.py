@@ -26,7 +26,7 @@ import pipeline
 from pipeline.errors import OutputError
 from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.outputs.publish import publish_run
-from pipeline.outputs.rehearsal import rehearse
+from pipeline.outputs.rehearsal import rehearsal_folder, rehearse
 from pipeline.planning.blocks import build_plan
 from pipeline.planning.estimate import disk_use
 from pipeline.planning.prepare import Prepared
@@ -92,7 +92,7 @@ def unwritable(folder: Path) -> Iterator[None]:
 
 def test_an_attempt_leaves_the_output_as_it_was(tmp_path: Path) -> None:
     prepared, store = planned(tmp_path, TWO_ZONES)
-    left_over = tmp_path / ".spex" / "rehearsal" / "output" / "of a killed run"
+    left_over = rehearsal_folder(store.folder) / "output" / "of a killed run"
     before = tree(tmp_path)
     left_over.mkdir(parents=True)
     rehearse(prepared, store)
@@ -185,7 +185,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, where: str) ->
         with pytest.raises(OutputError, match="cannot be written") as caught:
             rehearse(prepared, store)
         assert str(tmp_path / where) in str(caught.value)
-    assert not (tmp_path / ".spex" / "rehearsal").exists()
+    assert not rehearsal_folder(store.folder).exists()
 
 
 # --- room ---------------------------------------------------------------------------------------------------------
@@ -193,13 +193,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, where: str) ->
 
 def test_a_disk_too_small_for_the_map_is_told_in_numbers(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "size=8m") as disk:
-        with pytest.raises(OutputError, match=r"[78]\.\d MiB are free .* publishing alone needs 20\.\d MiB"):
+        with pytest.raises(OutputError, match=r"[78]\.\d MiB are free .* publishing alone needs 6[01]\.\d MiB"):
             rehearse(*planned(disk, square_of(3000)))
-        assert not (disk / ".spex" / "rehearsal").exists()
+        assert not list((disk / ".spex").glob("rehearsal*"))
 
 
 def test_a_disk_that_may_be_too_small_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with small_disk(tmp_path / "disk", "size=30m") as disk, caplog.at_level("WARNING", logger="pipeline"):
+    with small_disk(tmp_path / "disk", "size=80m") as disk, caplog.at_level("WARNING", logger="pipeline"):
         rehearse(*planned(disk, square_of(3000)))
     assert "may not suffice" in caplog.text
 
@@ -227,7 +227,7 @@ def test_a_limit_on_the_size_of_files_is_told(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, hard))
     try:
-        with pytest.raises(OutputError, match=r"takes no file of 11\.\d MiB .*ulimit -f"):
+        with pytest.raises(OutputError, match=r"takes no file of 3[34]\.\d MiB .*ulimit -f"):
             rehearse(prepared, store)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

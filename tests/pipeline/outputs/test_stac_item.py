@@ -16,6 +16,7 @@ import rustac
 import shapely
 
 from pipeline.errors import OutputError
+from pipeline.outputs.imprint import Imprint
 from pipeline.outputs.stac_catalog import CatalogFiles, CatalogWarning, publish
 from pipeline.outputs.stac_item import MapProduct, item_folder, item_id, map_item
 from pipeline.outputs.stac_model import ModelCard, model_item, model_link
@@ -63,7 +64,9 @@ def product(
     return replace(base, **changes)
 
 
-def write(output: Path, *products: MapProduct, collection: str = "maps", model: bool = True) -> CatalogFiles:
+def write(
+    output: Path, *products: MapProduct, collection: str = "maps", model: bool = True, **told: Any
+) -> CatalogFiles:
     items = []
     for p in products:
         folder = item_folder(output, collection, p.item_id)
@@ -75,7 +78,7 @@ def write(output: Path, *products: MapProduct, collection: str = "maps", model: 
         (folder / "explanations.json").write_text('{"regions": []}', encoding="utf-8")
         (folder / "explanations.md").write_text("# none\n", encoding="utf-8")
         items.append(map_item(p, folder, collection, model_link=model_link(CARD, collection) if model else None))
-    return publish(output, collection, items, LEGEND, model=model_item(CARD, collection) if model else None)
+    return publish(output, collection, items, LEGEND, model=model_item(CARD, collection) if model else None, **told)
 
 
 def every_json(output: Path) -> list[Path]:
@@ -88,9 +91,8 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_every_written_object_validates(tmp_path: Path) -> None:
-    (tmp_path / "report").mkdir()
-    (tmp_path / "report" / "index.html").write_text("<!doctype html>", encoding="utf-8")
-    write(tmp_path, product(), product(epsg=32632))
+    told = Imprint("CC-BY-4.0", ({"name": "Agency", "roles": ["producer"]},), "Agency (2026)", "https://maps.test/lc")
+    write(tmp_path, product(imprint=told), product(epsg=32632), imprint=told)
     paths = every_json(tmp_path)
     assert len(paths) == 6  # catalog, two collections, two items, one model
     for path in paths:
@@ -146,12 +148,12 @@ def test_the_item_says_what_a_map_item_should(tmp_path: Path) -> None:
     item = read(files.items[0])
     properties = item["properties"]
     assert item["id"] == "valley_2026-06-01_2026-06-30_32633"
-    assert properties["datetime"] is None
+    assert properties["datetime"] == "2026-06-01T00:00:00Z"
     assert (properties["start_datetime"], properties["end_datetime"]) == (
         "2026-06-01T00:00:00Z",
         "2026-06-30T23:59:59Z",
     )
-    assert properties["proj:code"] == "EPSG:32633"
+    assert (properties["proj:code"], properties["proj:epsg"]) == ("EPSG:32633", 32633)
     assert properties["proj:shape"] == [40, 60]
     assert properties["proj:transform"][:6] == [10.0, 0.0, 500_000.0, 0.0, -10.0, 5_200_000.0]
     assert properties["proj:bbox"] == [500_000.0, 5_199_600.0, 500_600.0, 5_200_000.0]

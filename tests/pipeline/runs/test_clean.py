@@ -12,8 +12,7 @@ import pytest
 
 import pipeline
 from pipeline.errors import OutputError
-from pipeline.machine.own_files import folder_lock
-from pipeline.mapstore.output_folders import MONTHLY_FOLDER
+from pipeline.mapstore.output_folders import MONTHLY_FOLDER, run_lock
 from pipeline.mapstore.status import run_states
 from pipeline.mapstore.store import RESULT_FILE, STATE_FOLDER, RunStore, run_folder
 from pipeline.records.plan import MapPlan
@@ -125,7 +124,7 @@ def test_what_a_run_may_still_need_stays(result: dict[str, object], reason: str,
 def test_a_run_without_a_result_and_one_at_work_stay(plan: MapPlan, tmp_path: Path) -> None:
     folder = finished(tmp_path, plan)
     stock = take_stock(tmp_path)
-    with folder_lock(tmp_path, STATE_FOLDER):
+    with run_lock(tmp_path, folder.name):
         held = take_stock(tmp_path)
         with pytest.raises(OutputError, match="being written by"):
             free(stock)

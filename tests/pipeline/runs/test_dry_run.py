@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.machine.own_files import folder_lock
 from pipeline.machine.progress import LogProgress
-from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
+from pipeline.mapstore.output_folders import run_lock
+from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.runs.dry_run import look_ahead
 from tests.conftest import tiny_config
 from tests.pipeline.commands.test_cli import _quiet, run_file, spex
@@ -39,6 +39,6 @@ def test_what_another_process_holds_and_what_is_damaged_is_seen(tiny_archive: Pa
     ahead = look_ahead(config, LogProgress())
     RunStore.create(run_folder(config.output, ahead.prepared.plan.run_id), ahead.prepared.plan, ahead.prepared.legend)
     assert not look_ahead(config, LogProgress()).busy
-    with folder_lock(config.output, STATE_FOLDER):
+    with run_lock(config.output, ahead.prepared.plan.run_id):
         ahead = look_ahead(config, LogProgress())
     assert (ahead.busy, ahead.blocks_done, ahead.blocks_to_compute) == (True, 0, 4)
