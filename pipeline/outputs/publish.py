@@ -236,6 +236,7 @@ def _write_catalog(
             version=importlib.metadata.version("spex-landcover"),
             created=created,
             lineage=_lineage(prepared, len(place.zone.scene_ids)),
+            composite=config.composite.method,
             class_pixels=statistics.zone_pixels.get(epsg, {}),
             observed_share=overall.observed_share if overall else None,
             mean_confidence=overall.mean_confidence if overall else None,
@@ -308,7 +309,7 @@ def _write_report(
             ),
             missing_blocks=sum(len(_missing(state, place.zone)) for place in maps),
             accuracy=accuracy,
-            figures={"Computed in": duration_text(seconds)},
+            figures={"Computed in": duration_text(seconds), "Dates joined by": config.composite.method},
         ),
     )
 
@@ -320,7 +321,9 @@ def _model_name(prepared: Prepared) -> str:
 
 def _lineage(prepared: Prepared, scenes: int) -> str:
     config = prepared.config
-    how = "median" if config.composite.method == "median" else "least cloudy first"
+    fused = config.composite.method == "fuse"
+    how = "least cloudy first" if config.composite.method == "least-cloudy-first" else "median"
+    composited = "read date by date" if fused else f"composited ({how})"
     masks = {
         "scl": "scene classification",
         "model": "a cloud network",
@@ -328,8 +331,10 @@ def _lineage(prepared: Prepared, scenes: int) -> str:
     }
     return (
         f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by "
-        f"{masks[config.composite.cloud_mask]} and composited ({how}); {_model_name(prepared)} classified tiles of "
-        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px, merged by weights that sum to one."
+        f"{masks[config.composite.cloud_mask]} and {composited}; {_model_name(prepared)} classified tiles of "
+        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px"
+        + (", each date by itself, its log scores averaged over the dates" if fused else "")
+        + ", merged by weights that sum to one."
     )
 
 
