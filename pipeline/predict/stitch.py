@@ -36,7 +36,7 @@ SCORE_SCALE = 255
 """Stored score = round(score * 255)."""
 VOTE_SCALE = 2**20
 """Steps of a logarithm of a score; 128 of the lowest fit into an int32."""
-LEAST_SCORE = 1e-3
+LEAST_SCORE = 1e-4
 """Scores of a date below this count as this: no single date has a veto."""
 
 
