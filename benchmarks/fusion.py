@@ -36,6 +36,7 @@ from spex_core.legend import Legend
 SIDE_PX, MARGIN_PX = 256, 4
 DATES, GROUP = 6, 3
 BINS = 15
+COLUMNS = ("accuracy", "miou", "calibration_error", "agreement")
 SAMPLES = ("belgium-lpis-chips", "belgium-worldcereal-timeseries")
 Array = npt.NDArray[np.float32]
 Codes = npt.NDArray[np.uint8]
@@ -194,16 +195,19 @@ class Tally:
         self.compared += int(both.sum())
 
     def figures(self) -> dict[str, float]:
-        """Accuracy, mIoU, calibration error and agreement."""
+        """Agreement, and where there are labels accuracy, mIoU and calibration error."""
+        agreement = {"agreement": self.same / max(self.compared, 1)}
+        if not self.labelled:
+            return agreement
         hit = np.diag(self.crossed)
         union = self.crossed.sum(axis=0) + self.crossed.sum(axis=1) - hit
         there = self.crossed.sum(axis=1) > 0
         pixels, right, confidence = self.bins
         return {
-            "accuracy": self.right / max(self.labelled, 1),
-            "miou": float((hit[there] / union[there]).mean()) if there.any() else 0.0,
-            "calibration_error": float(np.abs(right - confidence).sum() / max(pixels.sum(), 1)),
-            "agreement": self.same / max(self.compared, 1),
+            "accuracy": self.right / self.labelled,
+            "miou": float((hit[there] / union[there]).mean()),
+            "calibration_error": float(np.abs(right - confidence).sum() / pixels.sum()),
+            **agreement,
         }
 
 
@@ -247,10 +251,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, places in sets.items():
         figures, passes = measure(model, places)
         print(f"\n{name}: {len(places)} places; passes of the model per tile: median 1, fuse {passes:.1f}")
-        print(f"{'':40s} accuracy   mIoU  calibration error  agreement")
-        for method, f in figures.items():
-            first = f"{method:40s} {f['accuracy']:8.3f} {f['miou']:6.3f}"
-            print(f"{first} {f['calibration_error']:18.3f} {f['agreement']:10.3f}")
+        print(f"{'':40s}" + "".join(f"{column.replace('_', ' '):>20s}" for column in COLUMNS))
+        for method, found in figures.items():
+            cells = (f"{found[column]:20.3f}" if column in found else f"{'-':>20s}" for column in COLUMNS)
+            print(f"{method:40s}" + "".join(cells))
         result[name] = {"passes": round(passes, 2), **figures}
     print(json.dumps(result))
     return 0
