@@ -64,7 +64,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path | None, conso
         "maps": "; ".join(f"EPSG:{z.epsg} {z.width} x {z.height} px" for z in summary.zones),
         "scenes": _scenes_text(summary.scenes, prepared.search.completeness),
         **_catalogs(prepared.search.catalogs),
-        "tiles": f"{summary.tiles} in {summary.blocks} blocks",
+        "tiles": f"{summary.tiles} in {summary.blocks} blocks" + _passes_text(summary),
         "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
         "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
         f"or {duration_text(summary.gpu_seconds)} of one GPU",
@@ -79,6 +79,16 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path | None, conso
     _pairs(console, rows)
     for gap in summary.gaps[:MAX_ROWS]:
         _line(console, f"gap: {gap.name} has no scene on {format_share(gap.share)} of its area")
+
+
+def _passes_text(summary: PlanSummary) -> str:
+    """What it costs to classify dates one by one."""
+    if summary.passes <= summary.tiles:
+        return ""
+    return (
+        f", each seen once per date: up to {summary.passes} passes of the model, {summary.passes / summary.tiles:.1f} "
+        "times those of a median"
+    )
 
 
 def _catalogs(catalogs: Sequence[CatalogShare]) -> dict[str, str]:
@@ -117,6 +127,7 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path | None) -
         "gap_share": summary.gap_share,
         "blocks": summary.blocks,
         "tiles": summary.tiles,
+        "model_passes": summary.passes,
         "bytes_to_read": summary.bytes_to_read,
         "compressed_bytes_to_read": summary.compressed_bytes_to_read,
         "peak_memory_bytes": summary.peak_memory_bytes,

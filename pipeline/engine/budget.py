@@ -41,19 +41,22 @@ class Sizes:
 
 @collection_paused()
 def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
-    """Sizes of every block of a plan: float32 pixels and pieces, int16 indices, uint8 counts and colours.
+    """Sizes of every block of a plan: float32 pixels (of all dates, where they go to the model) and pieces, int16
+    indices, uint8 counts and colours.
 
     A piece covers at most what its source reads of its target.
     """
     found = {}
     for position, zone in enumerate(plan.zones):
+        dates = plan.date_layers(zone)
         pieces: dict[int, dict[int, int]] = {block.index: {} for block in zone.blocks}
         for target in zone.blocks:
             for source in target.needs:
                 shared = intersection(zone.blocks[source].read_window, target.window)
                 pieces[source][target.index] = 4 * (classes + 1) * _area(shared) if shared else 0
         for block in zone.blocks:
-            pixels = 4 * len(SENTINEL2_BANDS) * _area(block.read_window)
+            # The composite, and of each layer of dates the bands and the dates' numbers (uint16).
+            pixels = (4 * len(SENTINEL2_BANDS) * (1 + dates) + 2 * dates) * _area(block.read_window)
             layers = (2 * len(SPECTRAL_INDICES) + 4) * _area(block.window)
             found[position, block.index] = Sizes(pixels, layers, pieces[block.index])
     return found

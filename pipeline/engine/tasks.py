@@ -22,6 +22,7 @@ from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
 from pipeline.mapstore.store import RunStore
 from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Piece, finalise, merge
+from pipeline.records.dated_pixels import DatedPixels
 from pipeline.records.grid import region_mask
 from pipeline.records.plan import Block, ZoneGrid
 from pipeline.records.scene import Scene
@@ -120,12 +121,13 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
     return layers
 
 
-def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLayers, ReadReport]:
+def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray | DatedPixels, ReadLayers, ReadReport]:
     """Reads the composite of a block.
 
     Returns:
-        Reflectance float32 ``[10, h, w]`` over ``block.read_window`` (for the actor), layers over ``block.window`` (for
-        the finisher), and a report (for the driver).
+        Reflectance float32 ``[10, h, w]`` over ``block.read_window``, or its dates (for the actor), layers over
+        ``block.window`` (for the finisher), and a report (for the driver). Indices and counts are those of the median
+        of the dates.
 
     A scene that cannot be read does not raise: it is told in the report and the next-best scene fills in.
 
@@ -140,7 +142,8 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray, ReadLaye
     layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance))
     problems = tuple(map(without_secrets, composite.problems))
     report = ReadReport(not composite.valid_count.any(), problems, bool(composite.unread), process_memory())
-    return composite.reflectance, layers, report
+    pixels = composite.reflectance if composite.dated is None else composite.dated
+    return pixels, layers, report
 
 
 def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces: Piece | None) -> BlockReport:

@@ -1,5 +1,7 @@
 """Scenes → one harmonised image of a window: surface reflectance, masked by the scene classification, composited.
 
+With ``method: fuse`` the dates that a median is made of are kept beside it.
+
 Per pixel, scenes are taken from the least cloudy on. A pixel considers the first ``max_observations`` acquisitions
 that saw it, and goes on to the next clear one only if all of these are cloudy there. The rule speaks of pixels, so the
 result does not depend on how the map is cut into windows. Memory does not grow with the number of scenes.
@@ -19,6 +21,7 @@ from pipeline.imagery.open_pixels import extent_of, masks_where_open
 from pipeline.imagery.outliers import outlying
 from pipeline.imagery.window_reader import WindowReader
 from pipeline.planning.lattice import union_window
+from pipeline.records.dated_pixels import DatedPixels
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import Scene
 from pipeline.records.windows import slices
@@ -47,6 +50,8 @@ class Composite:
     """Ids of scenes that could not be read here: their pixels are missing, or another scene's are in their place."""
     used: tuple[str, ...] = ()
     """Ids of scenes that gave at least one pixel, sorted."""
+    dated: DatedPixels | None = None
+    """The dates one by one; only with ``method: fuse``, and None where one date alone is in the window."""
 
 
 def read_composite(
@@ -70,19 +75,20 @@ def read_composite(
     """
     reader = WindowReader(grid, window, composite, door)
     candidates = candidates_for(scenes, grid, window)
-    if composite.method == "median":
-        reflectance, count = _median(reader, candidates, composite)
-    else:
+    dated: DatedPixels | None = None
+    if composite.method == "least-cloudy-first":
         reflectance, count = _least_cloudy_first(reader, candidates)
-    return Composite(reflectance, count, reader.report(), reader.unread, tuple(sorted(reader.used)))
+    else:
+        reflectance, count, dated = _median(reader, candidates, composite)
+    return Composite(reflectance, count, reader.report(), reader.unread, tuple(sorted(reader.used)), dated)
 
 
 def _median(
     reader: WindowReader, candidates: Sequence[Candidate], composite: CompositeConfig
-) -> tuple[_Float, npt.NDArray[np.uint8]]:
+) -> tuple[_Float, npt.NDArray[np.uint8], DatedPixels | None]:
     while True:
         observations = choose_observations(reader, candidates, composite.max_observations)
-        result = _median_of(reader, observations, composite.reject_outliers)
+        result = _median_of(reader, observations, composite.reject_outliers, fuse=composite.method == "fuse")
         if result is not None:
             reader.used = {use.scene.id for use in observations.uses}
             return result
@@ -90,12 +96,15 @@ def _median(
 
 
 def _median_of(
-    reader: WindowReader, observations: Observations, reject_outliers: bool
-) -> tuple[_Float, npt.NDArray[np.uint8]] | None:
+    reader: WindowReader, observations: Observations, reject_outliers: bool, fuse: bool
+) -> tuple[_Float, npt.NDArray[np.uint8], DatedPixels | None] | None:
     reflectance = np.full((len(SENTINEL2_BANDS), *reader.shape), np.nan, np.float32)
     count = observations.layers.count()
     if not observations.uses:
-        return reflectance, count
+        return reflectance, count, None
+    numbers = dates_of(observations) if fuse else np.zeros(0, np.uint16)
+    several = len(np.unique(numbers[numbers > 0])) > 1  # one date is its own median
+    layers = np.full((len(numbers), *reflectance.shape), np.nan, np.float32) if several else None
     bands = _bands(observations.uses[0].scene)
     rejected: npt.NDArray[np.bool_] | None = None
     if reject_outliers and len(observations.layers) > 1:
@@ -113,11 +122,29 @@ def _median_of(
             return None
         if rejected is not None:
             stack[rejected] = np.nan
+        if layers is not None:
+            layers[:, position] = stack
+            numbers[np.isnan(stack)] = 0
         reflectance[position], observed = nan_median(stack)
         # Where a file has nodata although the classification does not say so, the scarcest band counts.
         np.minimum(count, observed, out=count)
     reflectance[:, count == 0] = np.nan
-    return reflectance, count
+    return reflectance, count, None if layers is None else DatedPixels(reflectance, layers, numbers)
+
+
+def dates_of(observations: Observations) -> npt.NDArray[np.uint16]:
+    """The date of every observation: uint16 [layer, h, w], 1, 2, ... in order of time, 0 where there is none.
+
+    A pixel that had to look beyond the passes that it considers is no part of its date: days on which no more than a
+    few such pixels are wanted would each cost a pass of the model.
+    """
+    passes = sorted({use.acquisition for use in observations.uses})
+    meaning = np.zeros(len(observations.uses) + 1, np.uint16)
+    for use in observations.uses:
+        meaning[use.number] = passes.index(use.acquisition) + 1
+    numbers = observations.layers.translated(meaning)
+    numbers[:, observations.late] = 0
+    return numbers
 
 
 def _stacks(

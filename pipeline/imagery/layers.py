@@ -63,6 +63,14 @@ class NumberLayers:
         """bool: which pixels of a place have the number in one layer."""
         return np.asarray(self._layers[index][at] == number)
 
+    def translated(self, meaning: npt.NDArray[np.uint16]) -> npt.NDArray[np.uint16]:
+        """uint16 [n, h, w]: every layer with its numbers replaced.
+
+        Args:
+            meaning: What stands for each number, from 0 (no number) on.
+        """
+        return np.stack([meaning[layer] for layer in self._layers])
+
     def count(self) -> npt.NDArray[np.uint8]:
         """uint8 [h, w]: numbers per pixel."""
         total = np.zeros(self._shape, np.uint8)

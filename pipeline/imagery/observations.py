@@ -31,6 +31,8 @@ class Use:
     """A scene that gives pixels."""
 
     scene: Scene
+    acquisition: int
+    """Number of its pass."""
     number: int
     """What stands for it in the layers."""
     places: tuple[tuple[int, Window], ...]
@@ -49,6 +51,8 @@ class Observations:
         self._whole = Window(0, 0, *shape)
         self.layers = NumberLayers(shape, limit)
         self.uses: list[Use] = []
+        self.late = np.zeros(shape, bool)
+        """Pixels for which none of the passes to be considered was clear, and a later one was taken."""
 
     def place(self, uses: Sequence[Use], images: _Float, extent: Window, stack: _Float) -> None:
         """Writes one band of some scenes to the pixels that take them.
@@ -91,19 +95,21 @@ def choose_observations(reader: WindowReader, candidates: Sequence[Candidate], l
         for part in parts:
             at = part.at
             use = part.clear & open_pixels[at]
-            seen = part.seen & (considered[at] < limit)
+            before = considered[at] >= limit
+            seen = part.seen & ~before
             passes.observe(candidate, part, use, seen)
             considered[at] += seen
             taken[at] += use
             open_pixels[at] = (considered[at] < limit) | (taken[at] == 0)
             if use.any():
+                chosen.late[at] |= use & before
                 inner = extent_of(use)
                 window = Window(at[0].start + inner.row, at[1].start + inner.col, inner.height, inner.width)
                 pixels = use[slices(inner, Window(0, 0, *use.shape))]
                 layers = chosen.layers.add(number, slices(window, Window(0, 0, *reader.shape)), pixels)
                 places.extend((layer, window) for layer in layers)
         if places:
-            chosen.uses.append(Use(candidate.scene, number, tuple(places)))
+            chosen.uses.append(Use(candidate.scene, candidate.acquisition, number, tuple(places)))
             passes.used(candidate, number)
     return chosen
 

@@ -189,6 +189,7 @@ def _write_catalog(
             version=importlib.metadata.version("spex-landcover"),
             created=created,
             lineage=run_facts.lineage(prepared, len(place.zone.scene_ids)),
+            composite=config.composite.method,
             class_pixels=statistics.zone_pixels.get(epsg, {}),
             observed_share=overall.observed_share if overall else None,
             mean_confidence=overall.mean_confidence if overall else None,
@@ -258,7 +259,7 @@ def _write_reports(
             ),
             missing_blocks=sum(len(run_facts.missing_blocks(state, place.zone)) for place in maps),
             accuracy=accuracy,
-            figures={"Computed in": duration_text(seconds)},
+            figures={"Computed in": duration_text(seconds), "Dates joined by": config.composite.method},
         ),
     )
     for place in maps:

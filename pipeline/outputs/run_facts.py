@@ -26,7 +26,9 @@ def model_name(prepared: Prepared) -> str:
 def lineage(prepared: Prepared, scenes: int) -> str:
     """One sentence: what was done to how many scenes."""
     config = prepared.config
-    how = "median" if config.composite.method == "median" else "least cloudy first"
+    fused = config.composite.method == "fuse"
+    how = "least cloudy first" if config.composite.method == "least-cloudy-first" else "median"
+    composited = "read date by date" if fused else f"composited ({how})"
     masks = {
         "scl": "scene classification",
         "model": "a cloud network",
@@ -34,8 +36,10 @@ def lineage(prepared: Prepared, scenes: int) -> str:
     }
     return (
         f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by "
-        f"{masks[config.composite.cloud_mask]} and composited ({how}); {model_name(prepared)} classified tiles of "
-        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px, merged by weights that sum to one."
+        f"{masks[config.composite.cloud_mask]} and {composited}; {model_name(prepared)} classified tiles of "
+        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px"
+        + (", each date by itself, its log scores averaged over the dates" if fused else "")
+        + ", merged by weights that sum to one."
     )
 
 

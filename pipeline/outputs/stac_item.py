@@ -72,6 +72,8 @@ class MapProduct:
     """UTC."""
     lineage: str
     """One or two sentences: what was done to which scenes."""
+    composite: str = "median"
+    """``composite.method``."""
     class_pixels: Mapping[int, int] = field(default_factory=dict)
     observed_share: float | None = None
     mean_confidence: float | None = None
@@ -248,6 +250,7 @@ def _properties(product: MapProduct, model_link: Mapping[str, Any] | None) -> di
         "spex:run_name": product.run_name,
         "spex:run_id": product.run_id,
         "spex:legend": product.legend.name,
+        "spex:composite": product.composite,
         "spex:scenes": len(product.scenes),
         **product.imprint.fields(),
         "spex:problems": len(product.problems) + len(product.missing_blocks) + len(product.skipped_scenes),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,10 @@ import numpy as np
 import shapely
 from pyproj import Transformer
 
-from pipeline.errors import CatalogError
+from pipeline.planning.footprints import footprint, scenes_per_window
 from pipeline.planning.rates import Rates, local_actors
-from pipeline.records.grid import INDEX_CELL_PX, unproject, window_bounds
-from pipeline.records.plan import MapPlan, Window, ZonePlan
+from pipeline.records.grid import INDEX_CELL_PX
+from pipeline.records.plan import MapPlan, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.settings.run_file import DEFAULT_STORE_MB, RunConfig
@@ -84,6 +83,8 @@ class PlanSummary:
     """Sub-regions with a gap, worst first."""
     blocks: int
     tiles: int
+    passes: int
+    """Images that the model sees at most: the tiles, or with ``composite.method: fuse`` the dates of each of them."""
     bytes_to_read: int
     """Decoded bytes of all bands and the SCL over all read windows; of the scenes there, at most
     ``composite.max_observations`` (more masks are read where clouds persist). With a cloud network, its bands of
@@ -138,6 +139,7 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
         return gap_share(area, covered) if gap_share(area, nearly) else 0.0
 
     tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
+    passes = sum(model_passes(zone, plan.scenes, config) for zone in plan.zones)
     tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2 * EXPLAIN_FACTOR[config.model.explain]
     read = sum(_zone_bytes(zone, plan.scenes, config) for zone in plan.zones)
     gaps = [
@@ -164,12 +166,13 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
         gaps=tuple(sorted(gaps, key=lambda gap: (-gap.share, gap.id))),
         blocks=sum(len(zone.blocks) for zone in plan.zones),
         tiles=tiles,
+        passes=passes,
         bytes_to_read=read,
         compressed_bytes_to_read=round(read * COMPRESSED_SHARE),
         peak_memory_bytes=_peak_memory_bytes(plan, config),
         disk_bytes=disk_use(plan, len(Legend.from_yaml(config.legend))).total_bytes,
-        cpu_core_seconds=tiles * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
-        gpu_seconds=tiles * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
+        cpu_core_seconds=passes * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
+        gpu_seconds=passes * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
         actors=local_actors(config.compute),
         seconds=rates.seconds(mapped_pixels(plan)) if rates else None,
     )
@@ -187,23 +190,6 @@ def gap_share(area: shapely.Geometry, covered: shapely.Geometry) -> float:
         return 0.0
     share = _area_m2(shapely.difference(area, covered)) / total
     return 0.0 if share < _GAP_TOLERANCE else min(float(share), 1.0)
-
-
-def footprint(scene: Scene) -> shapely.Geometry:
-    """A scene's data footprint, lon/lat.
-
-    Raises:
-        CatalogError: The footprint is not a GeoJSON geometry.
-    """
-    try:
-        return _footprint(json.dumps(scene.footprint, sort_keys=True))
-    except (shapely.errors.GEOSException, TypeError, ValueError) as error:
-        raise CatalogError(f"scene {scene.id}: its footprint is not a GeoJSON geometry: {error}") from error
-
-
-@functools.lru_cache(maxsize=4096)
-def _footprint(text: str) -> shapely.Geometry:
-    return shapely.make_valid(shapely.from_geojson(text))
 
 
 def _area_m2(geometry: shapely.Geometry) -> float:
@@ -251,9 +237,24 @@ def bytes_per_pixel(resolution_m: float, bands: Sequence[str] = SENTINEL2_BANDS)
     return read + (resolution_m / 20.0) ** 2
 
 
+def model_passes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> int:
+    """Images of a zone that the model sees; where its dates are classified one by one, as if none were cloudy."""
+    tiles = np.array([len(block.tiles) for block in zone.blocks])
+    if config.composite.method != "fuse":
+        return int(tiles.sum())
+    windows = [block.read_window for block in zone.blocks]
+    dates = scenes_per_window(zone.grid, windows, _scenes_of(zone, scenes), passes=True)
+    return int((tiles * np.clip(dates, 1, config.composite.max_observations)).sum())
+
+
+def _scenes_of(zone: ZonePlan, scenes: Iterable[Scene]) -> list[Scene]:
+    wanted = set(zone.scene_ids)
+    return [scene for scene in scenes if scene.id in wanted]
+
+
 def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> int:
     windows = [block.read_window for block in zone.blocks]
-    counts = _scenes_per_window(windows, zone, scenes)
+    counts = scenes_per_window(zone.grid, windows, _scenes_of(zone, scenes))
     read = np.minimum(counts, config.composite.max_observations)
     step = zone.grid.resolution_m
     pixels = np.array([window.height * window.width for window in windows], dtype=np.float64)
@@ -266,19 +267,6 @@ def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> i
     return round(found)
 
 
-def _scenes_per_window(windows: Sequence[Window], zone: ZonePlan, scenes: Iterable[Scene]) -> np.ndarray:
-    """int ``[n]``: how many scene footprints meet each window."""
-    counts = np.zeros(len(windows), dtype=np.int64)
-    wanted = set(zone.scene_ids)
-    footprints = [footprint(scene) for scene in scenes if scene.id in wanted]
-    if not footprints:
-        return counts
-    boxes = [unproject(shapely.box(*window_bounds(zone.grid, window)), zone.grid.epsg, 10_000.0) for window in windows]
-    window_of_pair, _ = shapely.STRtree(footprints).query(boxes, predicate="intersects")
-    np.add.at(counts, window_of_pair, 1)
-    return counts
-
-
 def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
     """Readers and actors at work on the largest block, plus the object store and the driver."""
     blocks = [block for zone in plan.zones for block in zone.blocks]
@@ -286,10 +274,11 @@ def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
     readers = config.compute.readers or actors
     pixels = max(block.read_window.height * block.read_window.width for block in blocks)
     observations = min(config.composite.max_observations, max(len(zone.scene_ids) for zone in plan.zones))
-    reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1)
+    dates = max(plan.date_layers(zone) for zone in plan.zones)
+    reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1 + dates)
     # Reflectance in, one channel set of scores out (about as many classes as bands), float32.
     actor = WORKER_BYTES + pixels * 4 * len(BANDS) * 2
     # Where the run file does not say: composite and pieces of what is in flight, with a tenth for the front.
-    in_flight = 1.1 * actors * (1 + config.compute.prefetch) * pixels * 4 * len(BANDS) * 2
+    in_flight = 1.1 * actors * (1 + config.compute.prefetch) * pixels * 4 * len(BANDS) * (2 + dates)
     store = (config.compute.object_store_mb or max(DEFAULT_STORE_MB, round(in_flight / 2**20))) * 2**20
     return readers * reader + actors * actor + store + WORKER_BYTES

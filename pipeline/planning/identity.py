@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import shapely
 
-from pipeline.planning.estimate import footprint
+from pipeline.planning.footprints import footprint
 from pipeline.planning.scene_order import compositing_order, effective_order
 from pipeline.planning.software import reaching
 from pipeline.records.plan import ZonePlan
@@ -29,6 +29,8 @@ from spex_core.legend import Legend
 
 OUTLIERS_VERSION = 1
 """Rises when the same dates of a pixel are judged otherwise."""
+FUSION_VERSION = 1
+"""Rises when the same scores of the same dates are joined otherwise."""
 FOOTPRINT_STEPS_PER_DEGREE = 2**14
 """Footprints count to 7 m: readers look 2 km around them. A binary step, because no decimal lies between two."""
 EXTENT_STEPS_PER_METRE = 2**10
@@ -70,6 +72,8 @@ def run_id(
     }
     if (clouds := cloud_fingerprint(config.composite)) is not None:
         identity["clouds"] = [config.composite.cloud_mask, clouds, software.get("torch")]
+    if config.composite.method == "fuse":
+        identity["fusion"] = FUSION_VERSION
     if config.composite.reject_outliers:
         identity["outliers"] = OUTLIERS_VERSION
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class RunKind:
     """That a pixel is made from, at most."""
     clouds: str = "scl"
     """What masks them."""
+    composite: str = "median"
+    """What the model sees of them."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def run_kind(config: RunConfig, plan: MapPlan, fingerprint: str) -> RunKind:
         threads=config.compute.threads_per_actor,
         scenes=min(config.composite.max_observations, max((len(zone.scene_ids) for zone in plan.zones), default=0)),
         clouds=config.composite.cloud_mask,
+        composite=config.composite.method,
     )
 
 
@@ -99,11 +102,18 @@ def known_rates(kind: RunKind) -> Rates | None:
     """What is known of runs of this kind; of those that differ in their number of scenes alone, the nearest."""
     wanted = asdict(kind)
     near = [
-        (abs(int(entry["kind"]["scenes"]) - kind.scenes), rates)
+        (abs(int(entry["kind"]["scenes"]) - kind.scenes), _for_dates(rates, int(entry["kind"]["scenes"]), kind))
         for entry in _entries()
         if {**entry["kind"], "scenes": kind.scenes} == wanted and (rates := _rates(entry)) is not None
     ]
     return min(near, key=lambda found: found[0])[1] if near else None
+
+
+def _for_dates(rates: Rates, scenes: int, kind: RunKind) -> Rates:
+    """Where the model sees every date, its time grows with them."""
+    if kind.composite != "fuse":
+        return rates
+    return replace(rates, pixels_per_s=rates.pixels_per_s * max(scenes, 1) / max(kind.scenes, 1))
 
 
 def keep_rates(kind: RunKind, rates: Rates, pixels: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from pipeline.planning.estimate import footprint
+from pipeline.planning.footprints import footprint
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
 from pipeline.records.utm import ZonePart, epsg_at, joined_ground, zone_of, zone_parts

@@ -6,6 +6,7 @@ block gives the same bytes whichever actor computes it.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,8 +18,11 @@ import numpy.typing as npt
 
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.planning.software import check_worker
+from pipeline.predict.fusion import fused_tiles
 from pipeline.predict.stitch import Arrays, HostArrays, TileAccumulator
+from pipeline.records.dated_pixels import DatedPixels
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
+from pipeline.records.windows import slices
 from pipeline.settings.model import (
     INDEX_RULES,
     device_for,
@@ -278,14 +282,15 @@ class BlockClassifier:
         )
         return os.getpid()
 
-    def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: FloatArray) -> Any:
+    def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: FloatArray | DatedPixels) -> Any:
         """Classifies one block.
 
         Args:
             zone: Position of the zone in the plan.
             block: The block.
             targets: Blocks of the zone that its tiles touch, in the order of the answer.
-            reflectance: float32 ``[10, h, w]`` over ``block.read_window``; NaN where there is no measurement.
+            reflectance: float32 ``[10, h, w]`` over ``block.read_window``; NaN where there is no measurement. Or its
+                dates, which are classified one by one.
 
         Returns:
             One :class:`~pipeline.predict.stitch.Piece` per target (None where no tile of the block reaches it), then a
@@ -297,16 +302,16 @@ class BlockClassifier:
         if self._classifier is None:
             raise CheckpointError("the model is not loaded")
         accumulator = TileAccumulator(block, settings.zones[zone], settings.tiling, self._classifier.arrays)
-        tiles = (cut_tile(reflectance, block.read_window, tile) for tile in block.tiles)
         notes = list(self._classifier.notes)
         self._classifier.notes.clear()  # told once, with the actor's first block
-        scored = scored_tiles(
-            self._classifier,
-            tiles,
-            classes=len(settings.legend),
-            batch=self._batch,
-            note=notes.append,
+        score = functools.partial(
+            scored_tiles, self._classifier, classes=len(settings.legend), batch=self._batch, note=notes.append
         )
+        if isinstance(reflectance, DatedPixels):
+            dated = (reflectance.cut(*slices(tile.window, block.read_window)) for tile in block.tiles)
+            scored = fused_tiles(dated, score, self._classifier.arrays)
+        else:
+            scored = score(cut_tile(reflectance, block.read_window, tile) for tile in block.tiles)
         for tile, scores in zip(block.tiles, scored, strict=True):
             accumulator.add(tile, scores)
         pieces = accumulator.finish()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.predict.model_cache import keep_model, kept_file, kept_model
+from pipeline.predict.stitch import LEAST_SCORE, VOTE_SCALE
 from pipeline.settings.model import Kind, compiles, precision_for, tiles_per_forward
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint, unreadable
@@ -61,6 +62,18 @@ class DeviceArrays:
     def fetch(self, values: Tensor) -> FloatArray:
         """A contiguous copy on the host: the one transfer of a block's scores."""
         return np.array(values.cpu().numpy(), np.float32, order="C")
+
+    def log_votes(self, scores: FloatArray | Tensor, own: npt.NDArray[np.bool_]) -> Tensor:
+        """See :meth:`pipeline.predict.stitch.Arrays.log_votes`."""
+        import torch
+
+        values = (self.put(scores).clamp_min(LEAST_SCORE).log_() * VOTE_SCALE).round_()
+        return values.mul_(self.put(own.astype(np.float32))).to(torch.int32)
+
+    def pooled(self, votes: Tensor, counts: npt.NDArray[np.integer]) -> Tensor:
+        """See :meth:`pipeline.predict.stitch.Arrays.pooled`."""
+        shares = (votes / (VOTE_SCALE * self.put(np.maximum(counts, 1).astype(np.float32)))).exp_()
+        return shares / shares.sum(dim=0, keepdim=True)
 
 
 def sendable(values: Tensor, device: torch.device) -> Tensor:

@@ -34,6 +34,10 @@ CONFIDENCE_NODATA = 255
 """Confidence is percent 0..100, and 0 is a legal percent."""
 SCORE_SCALE = 255
 """Stored score = round(score * 255)."""
+VOTE_SCALE = 2**20
+"""Steps of a logarithm of a score; 128 of the lowest fit into an int32."""
+LEAST_SCORE = 1e-4
+"""Scores of a date below this count as this: no single date has a veto."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,20 @@ class Arrays(Protocol):
     def fetch(self, values: Any) -> FloatArray:
         """A contiguous copy on the host."""
 
+    def log_votes(self, scores: Any, own: npt.NDArray[np.bool_]) -> Any:
+        """Logarithms of scores as whole numbers, which add up to the same in any order.
+
+        Args:
+            scores: float32 ``[K, h, w]``, of this place or the host.
+            own: bool ``[h, w]``: elsewhere the numbers are 0.
+
+        Returns:
+            int32 ``[K, h, w]``: round(:data:`VOTE_SCALE` * log(score)), of scores of :data:`LEAST_SCORE` at least.
+        """
+
+    def pooled(self, votes: Any, counts: npt.NDArray[np.integer]) -> Any:
+        """The mean of such numbers as scores: float32 ``[K, h, w]``, summing to one; ``counts`` ``[h, w]`` of them."""
+
 
 class HostArrays:
     """Sums in NumPy."""
@@ -170,6 +188,18 @@ class HostArrays:
     def fetch(self, values: FloatArray) -> FloatArray:
         """A contiguous array."""
         return np.ascontiguousarray(values)
+
+    def log_votes(self, scores: FloatArray, own: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+        """See :meth:`Arrays.log_votes`."""
+        values = np.log(np.maximum(scores, np.float32(LEAST_SCORE)))
+        values *= np.float32(VOTE_SCALE)
+        return np.where(own, np.rint(values), 0).astype(np.int32)
+
+    def pooled(self, votes: npt.NDArray[np.int32], counts: npt.NDArray[np.integer]) -> FloatArray:
+        """See :meth:`Arrays.pooled`."""
+        mean = votes / (np.float32(VOTE_SCALE) * np.maximum(counts, 1).astype(np.float32))
+        shares = np.exp(mean.astype(np.float32))
+        return np.asarray(shares / shares.sum(axis=0, keepdims=True), np.float32)
 
 
 class TileAccumulator:

@@ -82,3 +82,10 @@ class MapPlan:
     zones: tuple[ZonePlan, ...]
     software: dict[str, str]
     """Name → version of what can change a pixel."""
+
+    def date_layers(self, zone: ZonePlan) -> int:
+        """Layers of dates with which the pixels of a block of a zone travel to the model, at most; 0: without any."""
+        composite = self.config.get("composite", {})
+        if composite.get("method") != "fuse":
+            return 0
+        return min(int(composite["max_observations"]), len(zone.scene_ids))

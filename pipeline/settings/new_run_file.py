@@ -26,7 +26,7 @@ GRID_KM = (5.0, 10.0, 20.0, 50.0, 100.0)
 _COMMENT_COLUMN = 34
 _OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ("source", "max_cloud_cover", "percent; scenes with more are left out"),
-    ("composite", "method", "or least-cloudy-first: one good day is sharper"),
+    ("composite", "method", "or least-cloudy-first: one good day is sharper; or fuse"),
     ("composite", "max_observations", "least cloudy passes that a pixel's median is over"),
     ("model", "checkpoint", "or index-rules (no network), or a folder"),
     ("model", "explain", "or brief, full: the model writes a text, slower"),

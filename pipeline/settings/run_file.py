@@ -99,7 +99,9 @@ class SourceConfig(CatalogConfig):
 class CompositeConfig(Section):
     """How several scenes become one image."""
 
-    method: Literal["median", "least-cloudy-first"] = "median"
+    method: Literal["median", "least-cloudy-first", "fuse"] = "median"
+    """What is classified: the median of the dates; the least cloudy date of each pixel; or every date by itself, and
+    the mean of their log scores is taken (``fuse``: as many passes of the model as there are dates)."""
     mask_scl: tuple[int, ...] = (0, 1, 3, 8, 9, 10)
     """Scene classification values that are not used: nodata, saturated, shadow, clouds, cirrus. Snow (11) stays."""
     cloud_mask: Literal["scl", "model", "both"] = "scl"
@@ -112,15 +114,15 @@ class CompositeConfig(Section):
     """Cloud and shadow are grown by this many 10 m pixels."""
     reject_outliers: bool = False
     """Leaves out of a pixel's median the dates that are far brighter or darker than its others: cloud and shadow that
-    the masks have missed. Takes ``method: median`` and blue, red and near infrared."""
+    the masks have missed. Takes ``method: median`` or ``fuse``, and blue, red and near infrared."""
     max_observations: int = Field(default=8, ge=1, le=64)
-    """A pixel's median is over the so many least cloudy passes that saw it; bounds memory. Where all of them are
-    cloudy, the next clear one is taken."""
+    """A pixel's median is over the so many least cloudy passes that saw it; bounds memory, and of ``fuse`` the passes
+    of the model. Where all of them are cloudy, the next clear one is taken."""
 
     @model_validator(mode="after")
     def _outliers_of_a_median(self) -> CompositeConfig:
-        if self.reject_outliers and self.method != "median":
-            raise ValueError("reject_outliers compares the dates of a median: set method to median, or leave it out")
+        if self.reject_outliers and self.method == "least-cloudy-first":
+            raise ValueError("reject_outliers compares dates: set method to median or fuse, or leave it out")
         return self
 
     @property

@@ -24,7 +24,7 @@ from pipeline.errors import BadInputError, ReadError
 from pipeline.imagery.composite import read_composite
 from pipeline.imagery.gdal_settings import gdal_options
 from pipeline.imagery.raster_formats import opened_local
-from pipeline.planning.estimate import footprint
+from pipeline.planning.footprints import footprint
 from pipeline.records.grid import (
     geobox,
     project,

@@ -22,6 +22,7 @@ from pipeline.mapstore.status import run_states
 from pipeline.mapstore.store import STATE_FOLDER, RunStore, run_folder
 from pipeline.records.result import RunResult
 from pipeline.runs.finished import map_name
+from pipeline.settings.run_file import RunConfig
 from spex_core.legend import Legend
 from tests.conftest import tiny_config
 
@@ -120,6 +121,30 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tiny_archive: Path, whole: 
     resumed = pipeline.run(config)
     assert resumed.computed_blocks == 2
     assert digests(resumed) == digests(whole)
+
+
+@pytest.mark.long
+def test_dates_classified_one_by_one_give_the_same_bytes_interrupted_or_not(
+    tiny_archive: Path, whole: RunResult, tmp_path: Path
+) -> None:
+    from pipeline.runs.map_region import map_region
+
+    def config(name: str, actors: int) -> RunConfig:
+        changes = {"composite": {"method": "fuse"}, "compute": {"actors": actors}}
+        return tiny_config(tiny_archive, tmp_path / name, **changes)
+
+    fused = pipeline.run(config("two", 2))
+    with pytest.raises(KeyboardInterrupt):
+        map_region(config("one", 1), StopAfter(blocks=2))
+    assert digests(pipeline.run(config("one", 1))) == digests(fused)
+    assert fused.run_id != whole.run_id
+    # Files differ by the id in their tags: what counts is in the pixels.
+    maps = ((fused.outputs[kind][0], whole.outputs[kind][0]) for kind in ("valid_count", "confidence"))
+    same = [np.array_equal(*(rasterio.open(path).read(1) for path in pair)) for pair in maps]
+    assert same == [True, False]
+    item = json.loads(next((tmp_path / "two" / "spex-landcover").glob("tiny_*/tiny_*.json")).read_text())
+    assert item["properties"]["spex:composite"] == "fuse"
+    assert "each date by itself" in item["properties"]["processing:lineage"]
 
 
 def test_a_finished_run_is_not_run_again(tiny_archive: Path, whole: RunResult, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,6 +157,61 @@ def test_every_pixel_is_what_the_rule_says_in_any_window(archive: Archive, data:
     assert out.problems == ()
 
 
+def dates_by_rule(archive: Archive, scenes: Sequence[Scene], limit: int) -> list[list[dict[int, float]]]:
+    """Of each pixel of the whole window: the passes that it considers and takes, with their values."""
+    order = compositing_order(scenes, EPSG)
+    passes = dict(zip((s.id for s in order), acquisition_numbers(order), strict=True))
+    inner = np.s_[HALO:-HALO, HALO:-HALO]
+    clear = {s.id: clear_mask(archive.classes[s.id][inner], CompositeConfig().mask_scl, 0) for s in order}
+    found: list[list[dict[int, float]]] = [[{} for _ in range(WHOLE.width)] for _ in range(WHOLE.height)]
+    for row, col in np.ndindex(WHOLE.height, WHOLE.width):
+        seen: set[int] = set()
+        taken: dict[int, float] = {}
+        for scene in order:
+            number = passes[scene.id]
+            if len(seen) >= limit:
+                break
+            if clear[scene.id][row, col] and number not in taken:
+                taken[number] = float(archive.values[scene.id][row, col])
+            if archive.classes[scene.id][inner][row, col] != 0:
+                seen.add(number)
+        found[row][col] = {number: value for number, value in taken.items() if np.isfinite(value)}
+    return found
+
+
+@given(data=st.data())
+@settings(
+    max_examples=max(EXAMPLES // 3, 1), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_dates_are_the_passes_of_each_pixel_in_any_window_and_their_median_is_the_composite(
+    archive: Archive, data: st.DataObject
+) -> None:
+    scenes = data.draw(st.lists(st.sampled_from(archive.scenes), unique_by=lambda s: s.id, min_size=1))
+    limit = data.draw(st.integers(1, 4))
+    row, col = data.draw(st.integers(-MARGIN, PX - 8)), data.draw(st.integers(-MARGIN, PX - 8))
+    window = Window(row, col, PX - row, PX - col)
+    settings_of = {"mask_dilation_px": 0, "max_observations": limit}
+    out, median = (
+        read_composite(scenes, GRID, window, CompositeConfig.model_validate({"method": method, **settings_of}))
+        for method in ("fuse", "median")
+    )
+    np.testing.assert_array_equal(out.reflectance, median.reflectance)
+    np.testing.assert_array_equal(out.valid_count, median.valid_count)
+    expected = [line[col + MARGIN :][: window.width] for line in dates_by_rule(archive, scenes, limit)[row + MARGIN :]]
+    if out.dated is None:
+        assert len({number for line in expected for pixel in line for number in pixel}) <= 1
+        return
+    assert len(out.dated.layers) <= limit
+    images = {number: out.dated.image(number) for number in out.dated.dates()}
+    passes: dict[int, set[int]] = {number: set() for number in images}
+    for r, c in np.ndindex(window.height, window.width):
+        own = {number: image[0, r, c] for number, (image, there) in images.items() if there[r, c]}
+        assert np.allclose(list(own.values()), [expected[r][c][n] for n in sorted(expected[r][c])])  # in order of time
+        for number, acquisition in zip(own, sorted(expected[r][c]), strict=True):
+            passes[number].add(acquisition)
+    assert all(len(acquisitions) == 1 for acquisitions in passes.values())
+
+
 @given(data=st.data())
 @settings(
     max_examples=max(EXAMPLES // 3, 1), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]

@@ -21,6 +21,7 @@ SOFTWARE = {"numpy": "2", "torch": "2.13"}
 RULES = {"model": {"checkpoint": "index-rules"}}
 GPU = {"model": {"device": "cuda"}, "compute": {"gpus_per_actor": 1}}
 FIRST = {"composite": {"method": "least-cloudy-first"}}
+FUSE = {"composite": {"method": "fuse"}}
 
 
 def asset(name: str, scene: str, **fields: Any) -> SceneAsset:

@@ -13,6 +13,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.engine.budget import block_sizes
 from pipeline.errors import CatalogError, NoScenesError, OutputError, StoreError
 from pipeline.planning.blocks import build_plan, plan_blocks, read_plan, summarise, write_plan
 from pipeline.planning.lattice import contributing_window, lattice_shape, tile_stride
@@ -315,6 +316,31 @@ def test_memory_estimate_does_not_grow_with_the_region() -> None:
     assert b.tiles > 5 * a.tiles
     assert b.peak_memory_bytes <= a.peak_memory_bytes * 1.01
     assert b.cpu_core_seconds > 5 * a.cpu_core_seconds
+
+
+def test_dates_classified_one_by_one_cost_a_pass_each_and_room_for_each() -> None:
+    region = region_of(shapely.box(11.5, 46.0, 11.51, 46.01))
+    scenes = [scene_over(f"s{i}", shapely.box(11, 45, 12, 47), day=i + 1) for i in range(3)]
+    scenes += [scene_over(f"s{i}b", shapely.box(11, 45, 12, 47), day=i + 1) for i in range(3)]  # of the same passes
+    found = {}
+    for method, limit in (("median", 8), ("fuse", 8), ("fuse", 2), ("fuse", 1)):
+        composite = {"method": method, "max_observations": limit}
+        plan = plan_for(run_config(tiling=TILING, composite=composite), region, scenes)
+        found[method, limit] = summarise(plan, region)
+        held = block_sizes(plan, 9)[0, 0].pixels
+        area = plan.zones[0].blocks[0].read_window.height * plan.zones[0].blocks[0].read_window.width
+        dates = 0 if method == "median" else min(limit, len(scenes))
+        assert held == area * (40 * (1 + dates) + 2 * dates)
+    median = found["median", 8]
+    assert median.passes == median.tiles
+    for limit, dates in ((8, 3), (2, 2), (1, 1)):
+        fuse = found["fuse", limit]
+        assert fuse.passes == dates * median.tiles
+        assert fuse.cpu_core_seconds == pytest.approx(dates * median.cpu_core_seconds)
+        assert fuse.gpu_seconds == pytest.approx(dates * median.gpu_seconds)
+    sizes = [found["fuse", limit].peak_memory_bytes for limit in (1, 2, 8)]
+    assert median.peak_memory_bytes < sizes[-1]
+    assert sizes == sorted(sizes)
 
 
 def test_scene_times_keep_their_zone_in_the_file(tmp_path: Path) -> None:

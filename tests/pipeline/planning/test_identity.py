@@ -22,6 +22,7 @@ from pipeline.settings.run_file import RunConfig
 from tests.pipeline.planning.identity_plans import (
     AREA,
     FIRST,
+    FUSE,
     GPU,
     RULES,
     TILING,
@@ -85,7 +86,7 @@ RUN_FILE: dict[str, list[Trial]] = {
     "source.max_scenes": [nothing({"source": {"max_scenes": 7}})],
     "source.allowed_schemes": [nothing({"source": {"allowed_schemes": ["https"]}})],
     "source.allowed_roots": [nothing({"source": {"allowed_roots": ["https://e.org/"]}})],
-    "composite.method": [pixels(FIRST)],
+    "composite.method": [pixels(FIRST), pixels(FUSE)],
     "composite.mask_scl": [
         pixels({"composite": {"mask_scl": [0, 1, 3, 8, 9]}}),
         nothing({"composite": {"mask_scl": [10, 9, 9, 8, 3, 1, 0, 999, -1]}}),
@@ -98,7 +99,10 @@ RUN_FILE: dict[str, list[Trial]] = {
         pixels({"composite": {"cloud_mask": "both"}}),
     ],
     "composite.cloud_checkpoint": [nothing(OTHER_NETWORK), pixels(OTHER_NETWORK, NETWORK)],
-    "composite.reject_outliers": [pixels({"composite": {"reject_outliers": True}})],
+    "composite.reject_outliers": [
+        pixels({"composite": {"reject_outliers": True}}),
+        pixels({"composite": {"reject_outliers": True}}, FUSE),
+    ],
     "composite.mask_dilation_px": [
         pixels({"composite": {"mask_dilation_px": 3}}),
         nothing({"composite": {"mask_dilation_px": 3}}, UNMASKED),  # nothing grows
@@ -109,6 +113,7 @@ RUN_FILE: dict[str, list[Trial]] = {
         pixels({"composite": {"max_observations": 1}}),
         nothing({"composite": {"max_observations": 9}}),  # there are three passes
         nothing({"composite": {"max_observations": 1}}, FIRST),
+        pixels({"composite": {"max_observations": 1}}, FUSE),
     ],
     "model.checkpoint": [nothing({"model": {"checkpoint": "copy/of/it"}}), pixels(RULES)],  # what it holds counts
     "model.explain": [pixels({"model": {"explain": "brief"}}), nothing({"model": {"explain": "brief"}}, RULES)],

@@ -41,6 +41,14 @@ def test_of_runs_with_other_numbers_of_scenes_the_nearest_tells(file: Path) -> N
     assert {n: rates.start_s for n, rates in found.items() if rates} == {1: 1, 2: 1, 8: 6, 40: 12}
 
 
+def test_where_every_date_is_classified_more_of_them_take_longer(file: Path) -> None:
+    fused = dataclasses.replace(KIND, composite="fuse", scenes=2)
+    keep_rates(fused, RATES, LEAST_PIXELS)
+    assert known_rates(KIND) is None
+    found = known_rates(dataclasses.replace(fused, scenes=6))
+    assert found == dataclasses.replace(RATES, pixels_per_s=RATES.pixels_per_s / 3)
+
+
 def test_a_new_run_counts_half_a_small_one_nothing_and_the_file_stays_small(file: Path) -> None:
     keep_rates(KIND, RATES, LEAST_PIXELS)
     keep_rates(KIND, dataclasses.replace(RATES, start_s=20.0), LEAST_PIXELS)

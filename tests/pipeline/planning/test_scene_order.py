@@ -70,6 +70,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> list[Scene]:
         ("median", 2, 2),
         ("median", 1, 6),
         ("least-cloudy-first", 8, 6),
+        ("fuse", 8, 2),
     ],
 )
 def test_scenes_in_another_order_give_the_same_pixels_wherever_the_identity_says_so(
@@ -88,7 +89,11 @@ def test_scenes_in_another_order_give_the_same_pixels_wherever_the_identity_says
         if read[identity] < 2:  # two orders of each are enough to differ
             read[identity] += 1
             found = read_composite(shown, GRID, Window(0, 0, PX, PX), composite)
-            composites[identity].add(found.reflectance.tobytes() + found.valid_count.tobytes())
+            dates = b""
+            if found.dated is not None:
+                images = (found.dated.image(number) for number in found.dated.dates())
+                dates = b"".join(image.tobytes() + own.tobytes() for image, own in images)
+            composites[identity].add(found.reflectance.tobytes() + found.valid_count.tobytes() + dates)
     assert len(composites) == orders
     assert all(len(found) == 1 for found in composites.values())
     assert len(set.union(*composites.values())) == orders, "the orders that count do show"

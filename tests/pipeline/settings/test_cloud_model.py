@@ -58,8 +58,9 @@ def test_bands_that_tell_nothing_of_clouds_are_refused() -> None:
     check_cloud_mask(composite(cloud_mask="both"), ("B02", "B03", "B04"))
     with pytest.raises(ConfigError, match="near infrared"):
         check_cloud_mask(composite(reject_outliers=True), ("B02", "B03", "B04"))
-    with pytest.raises(ValueError, match="compares the dates of a median"):
+    with pytest.raises(ValueError, match="compares dates: set method to median or fuse"):
         composite(reject_outliers=True, method="least-cloudy-first")
+    assert composite(reject_outliers=True, method="fuse").reject_outliers
 
 
 def test_only_a_network_in_force_has_an_identity() -> None:
