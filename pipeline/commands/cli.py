@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.commands import folder_commands, run_commands, workshop_commands
+from pipeline.commands import answer_commands, folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.interruption import EXIT_INTERRUPTED
@@ -42,6 +42,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
     (folder_commands.status, "Say how far runs are and what failed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
+    (answer_commands.explain, "Say why the map has its class at a point"),
     (folder_commands.doctor, "Look whether this machine is fit for a run"),
     (workshop_commands.evaluate, "Measure a checkpoint against labels"),
     (workshop_commands.spie, "Build instruction data (SPIE)"),
