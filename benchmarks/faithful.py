@@ -3,8 +3,8 @@
     python -m benchmarks.faithful DIR [--pixels 200] [--seed 0]
 
 DIR is the output folder of a run whose store was kept, such as that of ``spex demo``. Random pixels of its map are
-explained; for each, as many values as the explanation names are deleted at random from the same surroundings, and, which
-is a harder test, patches of the same shape and as many bands at random places. The last line is one JSON object.
+explained; for each, as many values as the explanation names are deleted at random from the same surroundings, and, a
+harder test, patches of the same shape and as many bands at random places. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,10 @@ def measure(run: KeptRun, count: int, seed: int) -> list[dict[str, Any]]:
         image = fill_invalid(composite.reflectance)
         if image is None:
             continue
-        rows += [row for pixel in pixels if (row := _one(run, image, tile, pixel, model, rng)) is not None]
+        for pixel in pixels:
+            if (row := _one(run, image, tile, pixel, model, rng)) is not None:
+                rows.append(row)
+                print(json.dumps(row), file=sys.stderr, flush=True)
     return rows
 
 

@@ -43,6 +43,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (folder_commands.status, "Say how far runs are and what failed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
     (answer_commands.explain, "Say why the map has its class at a point"),
+    (answer_commands.ask, "Ask a finished map in free words"),
     (folder_commands.doctor, "Look whether this machine is fit for a run"),
     (workshop_commands.evaluate, "Measure a checkpoint against labels"),
     (workshop_commands.spie, "Build instruction data (SPIE)"),

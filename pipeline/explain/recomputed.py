@@ -21,6 +21,7 @@ from pipeline.imagery.composite import Composite, read_composite
 from pipeline.planning.lattice import contributing_window, union_window
 from pipeline.predict.classifier import Classifier, MicroBatch, cut_tile, load_classifier, scored_tiles
 from pipeline.predict.stitch import Piece, TileAccumulator, finalise, merge
+from pipeline.predict.word_model import without_bars
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
 from pipeline.records.windows import intersection, slices
 from pipeline.settings.model import INDEX_RULES, device_kind, tiles_per_forward
@@ -71,6 +72,7 @@ def model_of(config: RunConfig, legend: Legend) -> Classifier:
     if config.model.checkpoint != INDEX_RULES:
         import torch
 
+        without_bars()
         torch.set_num_threads(config.compute.threads_per_actor)  # sums depend on it
         if device_kind(config.model, config.compute.gpus_per_actor) == "cuda" and torch.cuda.is_available():
             device = "cuda"
