@@ -28,12 +28,6 @@ from tests.pipeline.kept_runs import kept_run
 from tests.spex_core.conftest import build_tiny_model
 
 
-@pytest.fixture(scope="module")
-def output(tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A map by the index rules."""
-    return kept_run(tiny_config(tiny_archive, tmp_path_factory.mktemp("out")))
-
-
 def lonlat(run: KeptRun, row: int, col: int) -> tuple[float, float]:
     grid = run.plan.zones[0].grid
     to = Transformer.from_crs(grid.epsg, 4326, always_xy=True)
