@@ -111,7 +111,8 @@ class WordModel:
         self._phrases, self._alone = tuple(phrases), alone
         folder = resolve_checkpoint(config.checkpoint)
         self._fingerprint = checkpoint_fingerprint(folder)
-        self._model: Any = SpexForLandCover.from_pretrained(folder).eval()
+        loaded: Any = SpexForLandCover.from_pretrained(folder)
+        self._model = loaded.eval()
         self._legend = with_phrases(legend, self._phrases)
         self.arrays: Arrays = HostArrays()
         self.notes: list[str] = []
@@ -174,7 +175,8 @@ def without_bars() -> None:
     """transformers draws a bar for every model that is loaded; a command has its own progress."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()
+    bars: Any = logging
+    bars.disable_progress_bar()
 
 
 def with_phrases(legend: Legend, phrases: Sequence[str]) -> Legend:

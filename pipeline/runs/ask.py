@@ -208,7 +208,8 @@ def _ask_zone(
     """Reads, classifies and writes blocks in the plan's order; a block is written when all that reach it are there."""
     windows = [block.window for block in wanted]
     needed = sorted({index for block in wanted for index in block.needs})
-    scenes, problems, batch = run.scenes(zone), [], micro_batch(run.config)
+    scenes, batch = run.scenes(zone), micro_batch(run.config)
+    problems: list[str] = []
     waiting: dict[int, dict[int, Piece]] = {block.index: {} for block in wanted}
     open_blocks = {block.index: block for block in wanted}
     counts: dict[int, npt.NDArray[np.uint8]] = {}

@@ -105,9 +105,9 @@ def test_the_paragraph_reads_well() -> None:
     explanation = explain_region(VALLEY, LEGEND)
     assert explanation.text == (
         "Upper valley (2,200 ha) is dominated by cropland, 56% of the mapped area, followed by grassland (25%) and "
-        "trees (15%). Cropland forms 34 patches; the largest, 410 ha, holds 33% of it. The whole area was observed, with 2.4 "
-        "clear observations per pixel on average; mean confidence is 90%, lowest for built-up land (62%): read that "
-        "class with care."
+        "trees (15%). Cropland forms 34 patches; the largest, 410 ha, holds 33% of it. The whole area was observed, "
+        "with 2.4 clear observations per pixel on average; mean confidence is 90%, lowest for built-up land (62%): "
+        "read that class with care."
     )
 
 
