@@ -15,6 +15,8 @@ import rasterio.features
 import rasterio.warp
 import scipy.ndimage
 
+from pipeline.explain.kept_run import open_kept_run
+
 
 def area_words(hectares: float) -> str:
     """Three digits, written here once more."""
@@ -65,6 +67,8 @@ def regions(output: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     document = json.loads(path.read_text())
     found = [(entry, measured(path.parent, entry["geometry"])) for entry in document["regions"]]
     assert len(found) >= 4
+    texts = {region.id: region.text for region in open_kept_run(output).regions()}
+    assert texts == {entry["id"]: entry["text"] for entry, _ in found}
     return found
 
 
