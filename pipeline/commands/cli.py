@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.commands import folder_commands, run_commands, workshop_commands
+from pipeline.commands import answer_commands, folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.addresses import without_secrets
@@ -44,6 +44,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (folder_commands.status, "Say how far runs are and what failed"),
     (folder_commands.publish, "Send maps to a bucket, only what changed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
+    (answer_commands.explain, "Say why the map has its class at a point"),
+    (answer_commands.ask, "Ask a finished map in free words"),
     (folder_commands.doctor, "Look whether this machine is fit for a run"),
     (workshop_commands.evaluate, "Measure a checkpoint against labels"),
     (workshop_commands.spie, "Build instruction data (SPIE)"),

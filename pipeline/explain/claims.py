@@ -184,16 +184,21 @@ class _Sentence:
 
     def _percent(self, number: _Number, of: ClassStatistics | None, after: str) -> Claim:
         value = number.value / 100
+        clause = self._clause(number)
         if _OF_CLASS.match(after):
             measured = of.largest_patch_ha / of.area_ha if of else None
             return self._claim(number, "patches", value, measured, 0.01)
-        if re.search(r"\bconfiden", self.text, re.IGNORECASE):
+        if re.search(r"\bconfiden", clause, re.IGNORECASE):
             return self._claim(
                 number, "confidence", value, of.mean_confidence if of else self.region.mean_confidence, 0.01
             )
-        if re.search(r"\b(?:was|were|could be) (?:observed|mapped)\b", self.text):
+        if re.search(r"\b(?:was|were|could be) (?:observed|mapped)\b", clause):
             return self._claim(number, "observed", value, self.region.observed_share, 0.01)
         return self._claim(number, "share", value, of.share if of else None, 0.01)
+
+    def _clause(self, number: _Number) -> str:
+        """What stands between semicolons around a number."""
+        return self.text[: number.start].rpartition(";")[2] + self.text[number.start :].partition(";")[0]
 
     def _points(self, number: _Number, of: ClassStatistics | None, after: str) -> Claim:
         sign = {"more": 1, "above": 1, "higher": 1, "less": -1, "below": -1, "lower": -1}

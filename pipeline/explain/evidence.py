@@ -8,6 +8,7 @@ pixels.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -86,6 +87,15 @@ def readings_for(name: str, noun: str) -> tuple[Reading, ...]:
     """Readings that suit a class; greenness (NDVI) where its words are not known."""
     words = f"{name} {noun}".lower()
     return next((readings for keys, readings in _READINGS if any(key in words for key in keys)), _GREENNESS)
+
+
+def reading_of(name: str, noun: str, indices: Mapping[str, float]) -> tuple[str, float, str] | None:
+    """Index, mean value and what it says of a class, by its first reading that holds; None where none is measured."""
+    for reading in readings_for(name, noun):
+        value = indices.get(reading.index)
+        if value is not None and reading.holds(value):
+            return reading.index, value, reading.phrase
+    return None
 
 
 ALL_READINGS: tuple[Reading, ...] = (*(r for _, readings in _READINGS for r in readings), *_GREENNESS)

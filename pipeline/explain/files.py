@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.explain.claims import Claim
+from pipeline.explain.evidence import reading_of
 from pipeline.explain.sentences import RegionExplanation, format_area, format_share
 from pipeline.machine.atomic_files import write_json, write_text
 from spex_core.indices import INDEX_LABELS
@@ -48,11 +49,12 @@ def explanations_markdown(explanations: Sequence[RegionExplanation], title: str)
         lines += [f"## {_escaped(region.name)}", "", _escaped(explanation.text), ""]
         if region.classes:
             lines += [
-                "| class | area | share | patches | largest | confidence | index |",
+                "| class | area | share | patches | largest | confidence | mean index |",
                 "|---|--:|--:|--:|--:|--:|---|",
             ]
             for c in region.classes:
-                ndvi = f"{INDEX_LABELS['ndvi']} {c.indices['ndvi']:.2f}" if "ndvi" in c.indices else ""
+                told = reading_of(c.name, "", c.indices)
+                reading = "" if told is None else f"{INDEX_LABELS[told[0]]} {told[1]:.2f} ({told[2]})"
                 cells = (
                     _escaped(c.name),
                     format_area(c.area_ha),
@@ -60,7 +62,7 @@ def explanations_markdown(explanations: Sequence[RegionExplanation], title: str)
                     f"{c.patches:,}",
                     format_area(c.largest_patch_ha),
                     format_share(c.mean_confidence),
-                    ndvi,
+                    reading,
                 )
                 lines.append(f"| {' | '.join(cells)} |")
             lines.append("")

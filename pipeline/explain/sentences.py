@@ -1,5 +1,7 @@
 """The plain-language explanation of each sub-region, written from measured numbers and checked against them.
 
+Three sentences: what a newspaper could print, what is notable, what to distrust. Everything else is in the table.
+
 Deterministic: the same statistics give the same words. Every sentence passes
 :func:`pipeline.explain.claims.check_sentence`; one that does not is dropped and kept in
 :attr:`RegionExplanation.dropped`, never printed (rule 7).
@@ -8,7 +10,7 @@ Deterministic: the same statistics give the same words. Every sentence passes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.explain.claims import (
@@ -21,17 +23,15 @@ from pipeline.explain.claims import (
     check_sentence,
     supported,
 )
-from pipeline.explain.evidence import readings_for
 from pipeline.explain.statistics import ClassStatistics, MapStatistics, RegionStatistics
-from spex_core.indices import INDEX_LABELS
 from spex_core.legend import Legend
 
 ModelTexts = Mapping[str, Mapping[int, str]]
 """Sub-region id → class code → a sentence in the model's own words."""
 
 _MAIN_SHARE = 0.1
-_SPECTRAL_SHARE = 0.05
-_CONTRAST = 0.1
+_CONTRAST = 0.2
+"""A share that differs so much from the whole map's is what is notable of a region."""
 _DOUBTFUL = 0.7
 
 
@@ -140,16 +140,9 @@ def _sentences(region: RegionStatistics, legend: Legend, overall: RegionStatisti
         yield f"{opening} could not be mapped: no usable observation reached the map."  # clouds, gaps or failed blocks
         return
     words = {c.code: _Words.of(c.name) for c in legend}
-    nouns = {c.code: c.noun for c in legend}
     yield _composition(region, words)
-    yield from _minor(region.classes, words)
-    for c in region.classes[:2]:
-        if c.share >= _MAIN_SHARE:
-            yield _pattern(c, words[c.code])
-    yield from _spectra(region.classes, words, nouns)
-    yield from _contrast(region, overall, words)
-    yield _observed(region)
-    yield _confidence(region, words)
+    yield from _notable(region, overall, words)
+    yield f"{_observed(region)}; {_confidence(region, words)}"
 
 
 @dataclass(frozen=True)
@@ -184,32 +177,25 @@ def _composition(region: RegionStatistics, words: Mapping[int, _Words]) -> str:
         return f"{opening} is almost entirely {words[top.code].name} ({format_share(top.share)} of the mapped area)."
     following = [c for c in rest if c.share >= _MAIN_SHARE][:3]
     if top.share > 0.5:
-        text = (
-            f"{opening} is dominated by {words[top.code].name} with {format_area(top.area_ha)}, "
-            f"{format_share(top.share)} of the mapped area"
-        )
+        text = f"{opening} is dominated by {words[top.code].name}, {format_share(top.share)} of the mapped area"
         if following:
             text += ", followed by " + _enumerate(f"{words[c.code].name} ({format_share(c.share)})" for c in following)
         return text + "."
     parts = [
         f"{words[c.code].name} {words[c.code].verb('covers', 'cover') + ' ' if i == 0 else ''}"
-        f"{format_share(c.share)}{' of the mapped area' if i == 0 else ''} ({format_area(c.area_ha)})"
+        f"{format_share(c.share)}{' of the mapped area' if i == 0 else ''}"
         for i, c in enumerate([top, *following])
     ]
     return f"{opening} has no dominant class: {_enumerate(parts)}."
 
 
-def _minor(classes: Sequence[ClassStatistics], words: Mapping[int, _Words]) -> Iterator[str]:
-    named = [classes[0], *[c for c in classes[1:] if c.share >= _MAIN_SHARE][:3]]
-    minor = [c for c in classes if c not in named]
-    if not minor or classes[0].share > 0.99:
-        return
-    traces = _enumerate(words[c.code].name for c in minor if c.share < 0.01)
-    shown = _enumerate(f"{words[c.code].name} ({format_share(c.share)})" for c in minor if c.share >= 0.01)
-    if shown:
-        yield f"The rest is made up of {shown}{', with traces of ' + traces if traces else ''}."
-    else:
-        yield f"There are traces of {traces} (less than 1% each)."
+def _notable(region: RegionStatistics, overall: RegionStatistics | None, words: Mapping[int, _Words]) -> Iterator[str]:
+    """What is most unlike the whole map, if anything is by much; else how the largest class lies."""
+    found = _contrast(region, overall, words)
+    if found is not None:
+        yield found
+    elif (top := region.classes[0]).share >= _MAIN_SHARE:
+        yield _pattern(top, words[top.code])
 
 
 def _pattern(c: ClassStatistics, words: _Words) -> str:
@@ -235,64 +221,41 @@ def _pattern(c: ClassStatistics, words: _Words) -> str:
     )
 
 
-def _spectra(
-    classes: Sequence[ClassStatistics], words: Mapping[int, _Words], nouns: Mapping[int, str]
-) -> Iterator[str]:
-    parts: list[tuple[ClassStatistics, str]] = []
-    for c in classes:
-        if c.share < _SPECTRAL_SHARE or len(parts) == 3:
-            break
-        for reading in readings_for(c.name, nouns[c.code]):
-            value = c.indices.get(reading.index)
-            if value is not None and reading.holds(value):
-                parts.append((c, f"mean {INDEX_LABELS[reading.index]} of {_signed(value)} ({reading.phrase})"))
-                break
-    if parts:
-        first, *others = (
-            f"{words[c.code].name} {words[c.code].verb('has', 'have') + ' ' if i == 0 else ''}a {text}"
-            for i, (c, text) in enumerate(parts)
-        )
-        yield f"In the spectra, {_enumerate([first, *others])}."
-
-
-def _contrast(region: RegionStatistics, overall: RegionStatistics | None, words: Mapping[int, _Words]) -> Iterator[str]:
+def _contrast(region: RegionStatistics, overall: RegionStatistics | None, words: Mapping[int, _Words]) -> str | None:
     if overall is None:
-        return
+        return None
     elsewhere = {c.code: c.share for c in overall.classes}
     contrasts = [(c.share - elsewhere.get(c.code, 0.0), c) for c in region.classes]
     difference, c = max(contrasts, key=lambda pair: (abs(pair[0]), -pair[1].code))
-    if abs(difference) >= _CONTRAST:
-        direction = "above" if difference > 0 else "below"
-        yield (
-            f"The share of {words[c.code].name} lies {abs(difference) * 100:.0f} percentage points {direction} that of "
-            "the whole map."
-        )
+    if abs(difference) < _CONTRAST:
+        return None
+    direction = "above" if difference > 0 else "below"
+    return (
+        f"The share of {words[c.code].name} lies {abs(difference) * 100:.0f} percentage points {direction} that of "
+        "the whole map."
+    )
 
 
 def _observed(region: RegionStatistics) -> str:
     per_pixel = f"{region.mean_observations:.1f} clear observations per pixel on average"
     if region.observed_share >= FULL_SHARE:
-        return f"The whole area was observed, with {per_pixel}."
+        return f"The whole area was observed, with {per_pixel}"
     share = format_share(region.observed_share)
     if region.observed_share < 0.8:
-        return f"Only {share} of the area was observed; all other figures describe that part ({per_pixel})."
-    return f"{share[:1].upper()}{share[1:]} of the area was observed, with {per_pixel}."
+        return f"Only {share} of the area was observed; all other figures describe that part ({per_pixel})"
+    return f"{share[:1].upper()}{share[1:]} of the area was observed, with {per_pixel}"
 
 
 def _confidence(region: RegionStatistics, words: Mapping[int, _Words]) -> str:
     share = format_share(region.mean_confidence)
     if region.mean_confidence < _DOUBTFUL:
-        return f"Mean confidence is only {share}: treat this area as provisional."
+        return f"mean confidence is only {share}: treat this area as provisional."
     notable = [c for c in region.classes if c.share >= NOTABLE_SHARE]
     least = min(notable, key=lambda c: (c.mean_confidence, c.code), default=None)
     if least is None or len(notable) == 1 or least.mean_confidence >= _DOUBTFUL:
-        return f"Mean confidence is {share}."
+        return f"mean confidence is {share}."
     lowest = f"{words[least.code].name} ({format_share(least.mean_confidence)})"
-    return f"Mean confidence is {share}, lowest for {lowest}: read that class with care."
-
-
-def _signed(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−") if abs(value) >= 0.005 else "0.00"
+    return f"mean confidence is {share}, lowest for {lowest}: read that class with care."
 
 
 def _enumerate(parts: Iterable[str]) -> str:

@@ -131,6 +131,18 @@ class RunStore:
         """The Zarr v3 store."""
         return self.folder / "scores.zarr"
 
+    @property
+    def legend(self) -> Legend:
+        """The legend that the run was made with, whatever its file says by now.
+
+        Raises:
+            StoreError: The store does not hold it.
+            LegendError: It is damaged.
+        """
+        if "legend" not in self._attributes:
+            raise StoreError(f"{self.zarr_path} does not say which legend it was made with")
+        return Legend.from_dict(self._attributes["legend"], str(self.zarr_path))
+
     def zone(self, epsg: int) -> ZoneStore:
         """The layers of one zone.
 

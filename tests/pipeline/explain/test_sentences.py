@@ -104,13 +104,10 @@ def test_a_changed_number_is_caught(region: RegionStatistics, whole: RegionStati
 def test_the_paragraph_reads_well() -> None:
     explanation = explain_region(VALLEY, LEGEND)
     assert explanation.text == (
-        "Upper valley (2,200 ha) is dominated by cropland with 1,240 ha, 56% of the mapped area, followed by "
-        "grassland (25%) and trees (15%). The rest is made up of built-up land (4%). Cropland forms 34 patches; "
-        "the largest, 410 ha, holds 33% of it. Grassland is fragmented: 212 patches, the largest of 40 ha (7% of "
-        "it). In the spectra, cropland has a mean NDVI of 0.62 (actively growing), grassland a mean NDVI of 0.45 "
-        "(moderately green) and trees a mean NDVI of 0.81 (dense green canopy). The whole area was observed, with "
-        "2.4 clear observations per pixel on average. Mean confidence is 90%, lowest for built-up land (62%): read"
-        " that class with care."
+        "Upper valley (2,200 ha) is dominated by cropland, 56% of the mapped area, followed by grassland (25%) and "
+        "trees (15%). Cropland forms 34 patches; the largest, 410 ha, holds 33% of it. The whole area was observed, "
+        "with 2.4 clear observations per pixel on average; mean confidence is 90%, lowest for built-up land (62%): "
+        "read that class with care."
     )
 
 
@@ -163,6 +160,28 @@ def test_words_of_the_model_that_the_map_does_not_support_are_dropped(sentence: 
     assert sentence not in explanation.text
 
 
+def test_what_differs_most_from_the_whole_map_is_what_is_notable() -> None:
+    dry = of_region(of_class(60, 1500.0, 0.75, 9, 900.0, 0.9), of_class(40, 500.0, 0.25, 30, 100.0, 0.9))
+    told = explain_region(VALLEY, LEGEND, overall=dry).sentences
+    assert len(told) == 3
+    assert told[1].text == "The share of cropland lies 31 percentage points above that of the whole map."
+    assert "percentage points" not in explain_region(VALLEY, LEGEND, overall=VALLEY).text
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Only 63% of the area was observed; mean confidence is 90%.",
+        "The whole area was observed; mean confidence is 63%.",
+    ],
+)
+def test_a_percentage_belongs_to_its_own_clause(sentence: str) -> None:
+    seen = of_region(*VALLEY.classes, observed=0.63 if "Only" in sentence else 1.0)
+    assert supported(check_sentence(sentence, seen, LEGEND)) == ("63% of" in sentence)
+    swapped = sentence.replace("63%", "90%").replace("90%.", "63%.")
+    assert not supported(check_sentence(swapped, seen, LEGEND))
+
+
 def test_an_unmapped_region_says_so() -> None:
     empty = RegionStatistics("c", "Cloudy", {}, (32633,), 123.4, 0.0, 0.0, 0.0, 0.0, ())
     assert explain_region(empty, LEGEND).text == (
@@ -178,7 +197,7 @@ def test_a_poorly_observed_doubtful_region_carries_both_caveats() -> None:
     region = of_region(of_class(80, 200.0, 1.0, 1, 200.0, 0.55, mndwi=0.4), observed=0.63)
     text = explain_region(RegionStatistics(**{**vars(region), "mean_confidence": 0.55}), LEGEND).text
     assert "Only 63% of the area was observed" in text
-    assert "Mean confidence is only 55%: treat this area as provisional." in text
+    assert "mean confidence is only 55%: treat this area as provisional." in text
 
 
 @pytest.mark.parametrize(
