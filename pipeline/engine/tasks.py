@@ -16,6 +16,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.imagery.composite import read_composite
 from pipeline.imagery.true_color import true_color
+from pipeline.machine import pixel_loops
 from pipeline.machine.addresses import without_secrets
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
@@ -108,6 +109,11 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
         formula = DIFFERENCE_BANDS.get(name, (name,))  # two indices have the same one
         if formula in computed:
             layer[...] = computed[formula]
+            continue
+        if name in DIFFERENCE_BANDS and pixel_loops.fits(reflectance, types=(np.float32,)):
+            first, second = (reflectance[BAND_INDEX[band]] for band in DIFFERENCE_BANDS[name])
+            pixel_loops.loops.scaled_ratio(first, None, second, None, layer)
+            computed[formula] = layer
             continue
         value = np.asarray(spectral_index(name, reflectance), np.float32)
         value *= np.float32(INDEX_SCALE)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.measure import label
 
+from pipeline.machine import pixel_loops
 from pipeline.records.plan import Window
 
 
@@ -58,18 +58,18 @@ class PatchCounter:
             self._above = self._current if fits else np.zeros_like(self._current)
             self._current = np.zeros_like(self._above)
             self._row, self._row_end, self._left = window.row, window.row + window.height, None
-        labels = self._label(codes, mapped)
+        first, last, left, right = self._label(codes, mapped)
         start = window.col - self._col
         stop = start + window.width
         if self._left is not None and self._left_end == window.col:
-            self._join(labels[:, 0], self._left)
+            self._join(left, self._left)
         reach = slice(max(start - 1, 0), stop + 1)  # one column further on both sides: diagonal neighbours
         above = self._above[reach]
         top = np.zeros(above.size, dtype=np.int64)
-        top[start - reach.start : stop - reach.start] = labels[0]
+        top[start - reach.start : stop - reach.start] = first
         self._join(top, above)
-        self._current[start:stop] = labels[-1]
-        self._left, self._left_end = labels[:, -1].copy(), window.col + window.width
+        self._current[start:stop] = last
+        self._left, self._left_end = right, window.col + window.width
 
     def summary(self) -> dict[int, PatchSummary]:
         """Class code → its patches, for every code that occurred."""
@@ -90,18 +90,22 @@ class PatchCounter:
             found[int(code)] = PatchSummary(int(of_code.size), int(of_code.max()))
         return found
 
-    def _label(self, codes: NDArray[np.uint8], mapped: NDArray[np.bool_]) -> NDArray[np.int64]:
-        # All classes at once: a component is of equal values, and 0 is the background.
-        values = np.where(mapped, codes + np.uint16(1), np.uint16(0))
-        labels, count = label(values, background=0, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
+    def _label(self, codes: NDArray[np.uint8], mapped: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+        """Adds the patches of a block; their labels along its first and last row, first and last column (0: none)."""
+        labels, sizes = label_block(codes, mapped)
+        count = len(sizes)
         self._reserve(count)
         new = slice(self._used, self._used + count)
         self._parent[new] = np.arange(new.start, new.stop)
-        self._size[new] = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-        of_label = np.zeros(count + 1, dtype=np.uint8)
-        of_label[labels.ravel()] = codes.ravel()
-        self._code[new] = of_label[1:]
-        numbered: NDArray[np.int64] = np.where(labels > 0, labels + (self._used - 1), 0)
+        self._size[new] = sizes
+        if pixel_loops.fits(codes, labels, types=(np.uint8, np.int32)):
+            pixel_loops.loops.codes_of_labels(codes, labels, self._code[new])
+        else:
+            of_label = np.zeros(count + 1, dtype=np.uint8)
+            of_label[labels.ravel()] = codes.ravel()
+            self._code[new] = of_label[1:]
+        lines = labels[0], labels[-1], labels[:, 0], labels[:, -1]
+        numbered = tuple(np.where(line > 0, line + np.int64(self._used - 1), np.int64(0)) for line in lines)
         self._used += count
         return numbered
 
@@ -115,6 +119,9 @@ class PatchCounter:
 
     def _join(self, ours: NDArray[np.int64], theirs: NDArray[np.int64]) -> None:
         # Two lines of pixels side by side: each touches its opposite and the two beside that one.
+        if pixel_loops.fits(ours, theirs, types=(np.int64, np.int64)):
+            pixel_loops.loops.join_lines(ours, theirs, self._parent, self._code)
+            return
         pairs = np.concatenate(
             [
                 np.stack([ours, theirs]),
@@ -138,3 +145,26 @@ class PatchCounter:
             parent[label] = parent[parent[label]]  # path halving
             label = int(parent[label])
         return label
+
+
+def label_block(codes: NDArray[np.uint8], mapped: NDArray[np.bool_]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Numbers the 8-connected components of equal codes from 1 on, row by row; 0 is what is not mapped.
+
+    Args:
+        codes: uint8 ``[h, w]``.
+        mapped: bool ``[h, w]``.
+
+    Returns:
+        int32 ``[h, w]``, and the sizes of the components: int64 ``[n]``, pixels.
+    """
+    if pixel_loops.fits(codes, mapped, types=(np.uint8, np.bool_)):
+        labels = np.empty(codes.shape, np.int32)
+        parent, sizes = np.empty(codes.size + 1, np.int32), np.empty(codes.size + 1, np.int64)
+        count = pixel_loops.loops.label_block(codes, mapped, labels, parent, sizes)
+        return labels, sizes[1 : count + 1]
+    from skimage.measure import label
+
+    # All classes at once: a component is of equal values, and 0 is the background.
+    values = np.where(mapped, codes + np.uint16(1), np.uint16(0))
+    found, count = label(values, background=0, connectivity=2, return_num=True)  # type: ignore[no-untyped-call]
+    return found.astype(np.int32), np.bincount(found.ravel(), minlength=count + 1)[1:]

@@ -21,6 +21,7 @@ from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.patches import PatchCounter, PatchSummary
+from pipeline.machine import pixel_loops
 from pipeline.mapstore.index_cells import INDEX_SCALE, class_sums
 from pipeline.mapstore.layers import LayerName
 from pipeline.records.grid import grid_window, project, region_mask, window_bounds
@@ -147,16 +148,32 @@ class _Tally:
     ) -> None:
         codes = layers["landcover"]
         mapped = inside & (codes != legend.nodata)
-        self.pixels += int(np.count_nonzero(inside))
-        values = codes[mapped]
-        self.counts += np.bincount(values, minlength=256)
-        # bincount sums in float64: exact, a block's sum stays far below 2**53
-        self.confidence += np.bincount(values, layers["confidence"][mapped], minlength=256).astype(np.int64)
-        self.observations += int(layers["valid_count"][mapped].sum(dtype=np.int64))
+        pixels = codes, inside, layers["confidence"], layers["valid_count"]
+        if pixel_loops.fits(*pixels, types=(np.uint8, np.bool_, np.uint8, np.uint8)):
+            found = pixel_loops.loops.add_pixels(*pixels, legend.nodata, self.counts, self.confidence)
+            self.pixels += found[0]
+            self.observations += found[1]
+        else:
+            self._add_pixels(mapped, *pixels)
         sums, counts = class_sums(codes, mapped, window, index_means, legend.codes)
         self.index_sums[:, legend.codes] += sums
         self.index_counts[:, legend.codes] += counts
         self.counter.add(window, codes, mapped)
+
+    def _add_pixels(
+        self,
+        mapped: NDArray[np.bool_],
+        codes: NDArray[np.uint8],
+        inside: NDArray[np.bool_],
+        confidence: NDArray[np.uint8],
+        valid_count: NDArray[np.uint8],
+    ) -> None:
+        self.pixels += int(np.count_nonzero(inside))
+        values = codes[mapped]
+        self.counts += np.bincount(values, minlength=256)
+        # bincount sums in float64: exact, a block's sum stays far below 2**53
+        self.confidence += np.bincount(values, confidence[mapped], minlength=256).astype(np.int64)
+        self.observations += int(valid_count[mapped].sum(dtype=np.int64))
 
 
 @dataclass(frozen=True)

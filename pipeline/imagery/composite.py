@@ -20,6 +20,7 @@ from pipeline.imagery.observations import Observations, choose_observations
 from pipeline.imagery.open_pixels import extent_of, masks_where_open
 from pipeline.imagery.outliers import outlying
 from pipeline.imagery.window_reader import WindowReader
+from pipeline.machine import pixel_loops
 from pipeline.planning.lattice import union_window
 from pipeline.records.dated_pixels import DatedPixels
 from pipeline.records.plan import Window, ZoneGrid
@@ -189,6 +190,10 @@ def nan_median(stack: _Float) -> tuple[_Float, npt.NDArray[np.uint8]]:
     """
     if len(stack) <= 2:  # nothing to sort: most maps of a month have no more clear dates
         first, last = stack[0], stack[-1]
+        if pixel_loops.fits(first, types=(np.float32,)):
+            found = np.empty(first.shape, np.float32), np.empty(first.shape, np.uint8)
+            pixel_loops.loops.median_of_two(first, first if len(stack) == 1 else last, *found)
+            return found
         count = np.isfinite(first).view(np.uint8)
         if len(stack) == 2:
             count = count + np.isfinite(last).view(np.uint8)

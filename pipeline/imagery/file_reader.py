@@ -33,6 +33,7 @@ from pipeline.imagery.open_files import OpenRaster, open_files
 from pipeline.imagery.raster_formats import opened_local
 from pipeline.imagery.remote_file import RemoteFileError, open_remote
 from pipeline.imagery.upsampling import upsample_bilinear
+from pipeline.machine import pixel_loops
 from pipeline.records.utm import northing_shift_m
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
@@ -365,6 +366,12 @@ def numbers_of(raw: npt.NDArray[Any], ds: Any, nodata: float, mask: Callable[[],
         nodata: What the metadata call so.
         mask: Reads the file's mask of the same pixels; asked only where the file has one.
     """
+    only = ds.nodata is None or ds.nodata == nodata or np.isnan(ds.nodata)
+    if only and not _has_mask(ds) and pixel_loops.fits(raw, types=(np.uint16,)):
+        out = np.empty(raw.shape, np.float32)
+        whole = nodata == int(nodata) and 0 <= nodata <= 65535 if math.isfinite(nodata) else False
+        pixel_loops.loops.numbers(raw, int(nodata) if whole else -1, out)
+        return out
     empty = raw == nodata
     if ds.nodata is not None and ds.nodata != nodata and not np.isnan(ds.nodata):
         empty |= raw == ds.nodata

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.machine import pixel_loops
 from pipeline.records.grid import INDEX_CELL_PX
 from pipeline.records.plan import Window
 
@@ -33,6 +34,11 @@ def cell_means(codes: NDArray[np.uint8], indices: NDArray[np.int16], classes: Se
     Returns:
         int16 ``[I, K, ceil(h / 8), ceil(w / 8)]``; INDEX_NODATA where the class does not occur or has no index.
     """
+    if pixel_loops.fits(codes, indices, types=(np.uint8, np.int16)):
+        cells = (-(-size // CELL_PX) for size in codes.shape)
+        found = np.empty((len(indices), len(classes), *cells), np.int16)
+        pixel_loops.loops.cell_means(codes, indices, pixel_loops.code_positions(classes), INDEX_NODATA, found)
+        return found
     window = Window(0, 0, *codes.shape)
     key, shape = _cell_of_class(codes, window, classes)
     bins = int(np.prod(shape))
@@ -69,6 +75,12 @@ def class_sums(
     Returns:
         int64 ``[I, K]``: sum of round(index * INDEX_SCALE), and how many pixels went into it.
     """
+    if pixel_loops.fits(codes, inside, means, types=(np.uint8, np.bool_, np.int16)):
+        pixels, sums = np.zeros(means.shape[1:], np.int32), np.zeros((2, *means.shape[:2]), np.int64)
+        first, positions = (window.row % CELL_PX, window.col % CELL_PX), pixel_loops.code_positions(classes)
+        cell_values = np.ascontiguousarray(means)
+        pixel_loops.loops.class_sums(codes, inside, *first, cell_values, positions, INDEX_NODATA, pixels, *sums)
+        return sums[0], sums[1]
     key, shape = _cell_of_class(codes, window, classes, inside)
     bins = int(np.prod(shape))
     counts = np.bincount(key, minlength=bins + 1)[:bins].reshape(shape)

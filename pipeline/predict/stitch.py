@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.machine import pixel_loops
 from pipeline.planning.lattice import contributing_window, lattice_shape, tile_position, union_window
 from pipeline.records.plan import Block, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.records.windows import intersection, slices
@@ -333,6 +334,12 @@ def finalise(
             f"scores {scores.shape}, valid_count {valid_count.shape}, mask {mask.shape} do not fit "
             f"{len(legend)} classes on one grid"
         )
+    if pixel_loops.fits(scores, valid_count, mask, types=(np.float32, np.uint8, np.bool_)):
+        layers = BlockLayers(np.empty(scores.shape, np.uint8), np.empty(mask.shape, np.uint8), np.empty_like(mask, np.uint8))
+        known_codes, none = np.array(legend.codes, np.uint8), (legend.nodata, CONFIDENCE_NODATA)
+        written = layers.scores, layers.landcover, layers.confidence
+        pixel_loops.loops.finalise(scores, valid_count, mask, known_codes, *none, *written)
+        return layers
     known = mask & (valid_count > 0) & np.isfinite(scores).all(axis=0)
     clean = np.clip(scores, np.float32(0.0), np.float32(1.0))
     # Channel by channel, several times faster than argmax over the first axis; a tie goes to the lowest channel.
