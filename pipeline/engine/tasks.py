@@ -110,9 +110,8 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
         if formula in computed:
             layer[...] = computed[formula]
             continue
-        if name in DIFFERENCE_BANDS and pixel_loops.fits(reflectance, types=(np.float32,)):
-            first, second = (reflectance[BAND_INDEX[band]] for band in DIFFERENCE_BANDS[name])
-            pixel_loops.loops.scaled_ratio(first, None, second, None, layer)
+        if name != "brightness" and pixel_loops.fits(reflectance, types=(np.float32,)):
+            _scaled_ratio(name, reflectance, layer)
             computed[formula] = layer
             continue
         value = np.asarray(spectral_index(name, reflectance), np.float32)
@@ -125,6 +124,18 @@ def scaled_indices(reflectance: FloatArray) -> npt.NDArray[np.int16]:
         layer[...] = value
         computed[formula] = layer
     return layers
+
+
+def _scaled_ratio(name: str, reflectance: FloatArray, layer: npt.NDArray[np.int16]) -> None:
+    """Writes one of the ratios of :func:`spex_core.indices.spectral_index`, scaled."""
+    names = DIFFERENCE_BANDS.get(name, ("B11", "B08"))
+    beside = (None, None) if name in DIFFERENCE_BANDS else ("B04", "B02")  # BSI: two bands against two
+    bands = [
+        None if band is None else reflectance[BAND_INDEX[band]]
+        for pair in zip(names, beside, strict=True)
+        for band in pair
+    ]
+    pixel_loops.loops.scaled_ratio(*bands, layer)
 
 
 def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray | DatedPixels, ReadLayers, ReadReport]:

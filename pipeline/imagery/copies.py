@@ -106,21 +106,21 @@ class CopyReader:
         self.notes = {} if notes is None else notes
         self.settings = settings
 
-    def read(self, window: Window, **_: Any) -> _Float:
-        """Pixels of a window of the grid: float32 [height, width].
+    def read(self, window: Window, out: _Float | None = None, **_: Any) -> _Float:
+        """Pixels of a window of the grid: float32 [height, width]; ``out`` where that saves a pass over them.
 
         Raises:
             ReadError: No copy can be read; begins with the address of the first.
         """
         first, *others = self.file.places
         if not others:
-            return self._reader(first, ATTEMPTS).read(window)
+            return self._reader(first, ATTEMPTS).read(window, out)
         failures: dict[str, str] = {}
         places = sorted(self.file.places, key=lambda place: _silence(place.href) is not None)
         for attempts in (1, ATTEMPTS):
             for place in places:
                 try:
-                    values = self._reader(place, attempts).read(window)
+                    values = self._reader(place, attempts).read(window, out)
                 except ReadError as error:
                     failures[place.href] = str(error)
                     if isinstance(error, NoAnswerError) and (server := _server(place.href)) is not None:

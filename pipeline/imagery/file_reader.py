@@ -21,19 +21,19 @@ import rasterio
 import rasterio.errors
 import rasterio.warp
 from affine import Affine
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
+from rasterio.enums import Resampling
 from rasterio.transform import array_bounds
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from pipeline.errors import HrefError, NoAnswerError, ReadError
 from pipeline.imagery.bucket_access import access_advice
+from pipeline.imagery.file_numbers import check_single_band, has_mask, numbers_of
 from pipeline.imagery.gdal_settings import DRIVERS_REMOTE, gdal_options
 from pipeline.imagery.open_files import OpenRaster, open_files
 from pipeline.imagery.raster_formats import opened_local
 from pipeline.imagery.remote_file import RemoteFileError, open_remote
 from pipeline.imagery.upsampling import upsample_bilinear
-from pipeline.machine import pixel_loops
 from pipeline.records.utm import northing_shift_m
 from pipeline.sources import hrefs
 from pipeline.sources.signing import NoSigner, Signer
@@ -89,8 +89,8 @@ class AssetReader:
         self.door = door
         self.attempts = attempts
 
-    def read(self, window: Window, **_: Any) -> _Float:
-        """Pixels of a window of ``spec``'s grid: float32 [height, width].
+    def read(self, window: Window, out: _Float | None = None, **_: Any) -> _Float:
+        """Pixels of a window of ``spec``'s grid: float32 [height, width]; ``out`` where that saves a pass over them.
 
         Raises:
             NoAnswerError: Its server does not answer after all attempts.
@@ -99,7 +99,7 @@ class AssetReader:
         since, message = _given_up.get(self.url, (-math.inf, ""))
         if time.monotonic() - since < GIVEN_UP_S:
             raise ReadError(message)
-        return self._asked(lambda ds: self._read(ds, window), self.attempts, gdal_options(self.url), keep=True)
+        return self._asked(lambda ds: self._read(ds, window, out), self.attempts, gdal_options(self.url), keep=True)
 
     def read_once(self, read: Callable[[Any], _Result]) -> _Result:
         """What a function reads of the open file, without patience: one attempt, and the file is closed again.
@@ -185,7 +185,7 @@ class AssetReader:
             return open_remote(opened, self.url, door, options)
         return OpenRaster(rasterio.DatasetReader(opened, driver=list(DRIVERS_REMOTE), sharing=False))
 
-    def _read(self, ds: Any, window: Window) -> _Float:
+    def _read(self, ds: Any, window: Window, out: _Float | None) -> _Float:
         check_single_band(ds, self.url)
         block_rows, block_cols = ds.block_shapes[0]
         if block_rows * block_cols > MAX_BLOCK_PX:
@@ -199,7 +199,7 @@ class AssetReader:
         ratio = None if own is None else self._lattice_ratio(own, ds.shape)
         if own is None or ratio is None:
             return self._warp(ds, row, col, height, width)
-        return self._copy(ds, own, ratio, row, col, height, width)
+        return self._copy(ds, own, ratio, (row, col, height, width), out)
 
     def _in_grid(self, ds: Any) -> Affine | None:
         """The file's transform in the grid's projection, if both differ by a false northing at most, else None.
@@ -222,8 +222,9 @@ class AssetReader:
         exact = exact and all(abs(s - round(s)) < _LATTICE_TOLERANCE_PX for s in shifts)
         return ratio if exact else None
 
-    def _copy(self, ds: Any, own: Affine, ratio: int, row: int, col: int, height: int, width: int) -> _Float:
+    def _copy(self, ds: Any, own: Affine, ratio: int, place: tuple[int, int, int, int], out: _Float | None) -> _Float:
         grid = self.spec.transform
+        row, col, height, width = place
         # First pixel of the window, in grid pixels from the file's corner.
         top = row - round((own.f - grid.f) / grid.e)
         left = col - round((own.c - grid.c) / grid.a)
@@ -234,7 +235,7 @@ class AssetReader:
         r0, r1 = max(first_row, 0), min(last_row, ds.height)
         c0, c1 = max(first_col, 0), min(last_col, ds.width)
         if (r0, c0, r1, c1) == (first_row, first_col, last_row, last_col):
-            native = self._numbers(ds, Window(c0, r0, c1 - c0, r1 - r0))
+            native = self._numbers(ds, Window(c0, r0, c1 - c0, r1 - r0), out if ratio == 1 else None)
         else:
             native = np.full((last_row - first_row, last_col - first_col), np.nan, np.float32)
             if r0 < r1 and c0 < c1:
@@ -242,15 +243,15 @@ class AssetReader:
                     ds, Window(c0, r0, c1 - c0, r1 - r0)
                 )
         if interpolate:
-            native = upsample_bilinear(native, ratio)
+            native = upsample_bilinear(native, ratio, out)
             first_row, first_col = first_row + ring, first_col + ring
         elif ratio > 1:
             native = native.repeat(ratio, axis=0).repeat(ratio, axis=1)
         r, c = top - first_row * ratio, left - first_col * ratio
         return np.ascontiguousarray(native[r : r + height, c : c + width])
 
-    def _numbers(self, ds: Any, window: Window) -> _Float:
-        return numbers_of(ds.read(1, window=window), ds, self.nodata, lambda: ds.read_masks(1, window=window))
+    def _numbers(self, ds: Any, window: Window, out: _Float | None = None) -> _Float:
+        return numbers_of(ds.read(1, window=window), ds, self.nodata, lambda: ds.read_masks(1, window=window), out)
 
     def _warp(self, ds: Any, row: int, col: int, height: int, width: int) -> _Float:
         grid = self.spec.transform
@@ -292,7 +293,7 @@ class AssetReader:
     def _one_nodata(self, ds: Any) -> bool:
         """True if one number marks every pixel that is none, so that GDAL can leave them out itself."""
         kind = np.dtype(ds.dtypes[0])
-        if _has_mask(ds) or kind.kind not in "iu":
+        if has_mask(ds) or kind.kind not in "iu":
             return False
         limits = np.iinfo(kind)
         return limits.min <= self.nodata <= limits.max and ds.nodata in (None, self.nodata)
@@ -344,50 +345,6 @@ class AssetReader:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-
-
-def check_single_band(ds: Any, url: str) -> None:
-    """Raises :class:`ReadError` unless a dataset has a projection and one band, beside an alpha band perhaps."""
-    alpha = ds.count == 2 and ds.colorinterp[1] == ColorInterp.alpha
-    if ds.count != 1 and not alpha:
-        raise ReadError(f"{url} has {ds.count} bands; give each band its own asset (a file or a VRT)")
-    if ds.crs is None:
-        raise ReadError(f"{url} has no projection")
-
-
-def numbers_of(raw: npt.NDArray[Any], ds: Any, nodata: float, mask: Callable[[], npt.NDArray[np.uint8]]) -> _Float:
-    """Numbers of a file as float32, NaN where they are no measurement.
-
-    The file's own mask, alpha band and nodata count whatever the metadata say, and theirs beside them.
-
-    Args:
-        raw: Of the file.
-        ds: The file.
-        nodata: What the metadata call so.
-        mask: Reads the file's mask of the same pixels; asked only where the file has one.
-    """
-    only = ds.nodata is None or ds.nodata == nodata or np.isnan(ds.nodata)
-    if only and not _has_mask(ds) and pixel_loops.fits(raw, types=(np.uint16,)):
-        out = np.empty(raw.shape, np.float32)
-        whole = nodata == int(nodata) and 0 <= nodata <= 65535 if math.isfinite(nodata) else False
-        pixel_loops.loops.numbers(raw, int(nodata) if whole else -1, out)
-        return out
-    empty = raw == nodata
-    if ds.nodata is not None and ds.nodata != nodata and not np.isnan(ds.nodata):
-        empty |= raw == ds.nodata
-    if _has_mask(ds):
-        empty |= mask() == 0
-    if raw.dtype.kind == "f":
-        empty |= ~np.isfinite(raw)
-    numbers = raw.astype(np.float32)
-    if empty.any():
-        numbers[empty] = np.nan
-    return numbers
-
-
-def _has_mask(ds: Any) -> bool:
-    flags = ds.mask_flag_enums[0]
-    return MaskFlags.per_dataset in flags or MaskFlags.alpha in flags
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,8 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window
 
 from pipeline.errors import ReadError
-from pipeline.imagery.file_reader import AssetReader, check_single_band, numbers_of
+from pipeline.imagery.file_numbers import check_single_band, numbers_of
+from pipeline.imagery.file_reader import AssetReader
 from pipeline.records.scene import SCL, Scene
 from pipeline.sources.hrefs import AssetDoor
 from pipeline.sources.signing import signer_for

@@ -10,7 +10,7 @@ from pipeline.machine import pixel_loops
 _Float = npt.NDArray[np.float32]
 
 
-def upsample_bilinear(native: _Float, ratio: int) -> _Float:
+def upsample_bilinear(native: _Float, ratio: int, out: _Float | None = None) -> _Float:
     """Interpolates whole pixels onto a ``ratio`` times finer lattice and drops the outermost ring of pixels.
 
     Neighbours without a value take no part (weights are renormalised), and a fine pixel is NaN exactly where the
@@ -19,13 +19,14 @@ def upsample_bilinear(native: _Float, ratio: int) -> _Float:
     Args:
         native: float32 [h, w], NaN = none, with one ring of neighbours around the wanted pixels.
         ratio: Fine pixels per native pixel, along each axis.
+        out: May be written to and returned, if it has the shape.
 
     Returns:
         float32 [(h - 2) * ratio, (w - 2) * ratio].
     """
     if ratio == 2 and pixel_loops.fits(native, types=(np.float32,)):
         height, width = (2 * (size - 2) for size in native.shape)
-        fine = np.empty((height, width), np.float32)
+        fine = np.empty((height, width), np.float32) if out is None or out.shape != (height, width) else out
         pixel_loops.loops.upsample_twice(native, fine, np.empty((6, width), np.float32))
         return fine
     known = np.isfinite(native)

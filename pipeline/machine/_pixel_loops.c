@@ -12,6 +12,13 @@
 #include <stdint.h>
 #include <string.h>
 
+/* The same loop for processors with wider registers, chosen when the library is loaded; AVX2 has no fused operations. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && defined(__gnu_linux__)
+#define WIDE __attribute__((target_clones("avx2", "default")))
+#else
+#define WIDE
+#endif
+
 #define MAX_ARRAYS 12
 #define CELL 8
 
@@ -74,7 +81,7 @@ static int64_t root64(int64_t *parent, int64_t a) {
 }
 
 /* label_block(codes, mapped, labels, parent, sizes) -> count: 8-connected components of equal codes, from 1 on. */
-static PyObject *label_block(PyObject *module, PyObject *args) {
+WIDE static PyObject *label_block(PyObject *module, PyObject *args) {
     PyObject *o[5];
     Arrays arrays = {.count = 0};
     if (!PyArg_ParseTuple(args, "OOOOO", &o[0], &o[1], &o[2], &o[3], &o[4])) return NULL;
@@ -143,7 +150,7 @@ static PyObject *label_block(PyObject *module, PyObject *args) {
 }
 
 /* codes_of_labels(codes, labels, found): found[label - 1] = code of each label. */
-static PyObject *codes_of_labels(PyObject *module, PyObject *args) {
+WIDE static PyObject *codes_of_labels(PyObject *module, PyObject *args) {
     PyObject *o[3];
     Arrays arrays = {.count = 0};
     if (!PyArg_ParseTuple(args, "OOO", &o[0], &o[1], &o[2])) return NULL;
@@ -201,7 +208,7 @@ static PyObject *join_lines(PyObject *module, PyObject *args) {
 /* --- sums per class ---------------------------------------------------------------------------------------------- */
 
 /* add_pixels(codes, inside, confidence, valid_count, nodata, counts, confidences) -> (pixels, observations) */
-static PyObject *add_pixels(PyObject *module, PyObject *args) {
+WIDE static PyObject *add_pixels(PyObject *module, PyObject *args) {
     PyObject *o[6];
     int nodata;
     Arrays arrays = {.count = 0};
@@ -234,7 +241,7 @@ static PyObject *add_pixels(PyObject *module, PyObject *args) {
 }
 
 /* cell_means(codes, indices, positions, nodata, means): int16 [I, h, w] -> int16 [I, K, rows, columns] */
-static PyObject *cell_means(PyObject *module, PyObject *args) {
+WIDE static PyObject *cell_means(PyObject *module, PyObject *args) {
     PyObject *o[4];
     int nodata;
     Arrays arrays = {.count = 0};
@@ -290,7 +297,7 @@ static PyObject *cell_means(PyObject *module, PyObject *args) {
 
 /* class_sums(codes, inside, first_row, first_column, means, positions, nodata, pixels, sums, counts)
  * `pixels` comes as zeros [K, rows, columns]; the first pixel lies first_row, first_column behind its cell's first. */
-static PyObject *class_sums(PyObject *module, PyObject *args) {
+WIDE static PyObject *class_sums(PyObject *module, PyObject *args) {
     PyObject *o[7];
     int nodata;
     Py_ssize_t first_row, first_column;
@@ -353,18 +360,18 @@ static PyObject *class_sums(PyObject *module, PyObject *args) {
 _Static_assert(FLT_EVAL_METHOD == 0, "float operations are rounded to float");
 
 /* The nearest whole number, half to even, of less than 2^22: what does not fit behind the point is rounded away. */
-static float whole(float value) {
+static inline float whole(float value) {
     const float shift = 12582912.0f; /* 1.5 * 2^23 */
     return (value + shift) - shift;
 }
 
-static float clipped(float value, float low, float high) {
+static inline float clipped(float value, float low, float high) {
     value = value < low ? low : value; /* NaN stays */
     return value > high ? high : value;
 }
 
 /* finalise(scores, valid_count, mask, codes, nodata, no_confidence, stored, landcover, percent) */
-static PyObject *finalise(PyObject *module, PyObject *args) {
+WIDE static PyObject *finalise(PyObject *module, PyObject *args) {
     PyObject *o[7];
     int nodata, no_confidence;
     Arrays arrays = {.count = 0};
@@ -386,7 +393,7 @@ static PyObject *finalise(PyObject *module, PyObject *args) {
     const Py_ssize_t classes = v[0]->shape[0], height = v[0]->shape[1], width = v[0]->shape[2];
     const uint8_t *codes = v[3]->buf;
     float top[512];
-    uint8_t highest[512], known[512];
+    int32_t highest[512], known[512];
     Py_BEGIN_ALLOW_THREADS
     for (Py_ssize_t y = 0; y < height; y++) {
         const uint8_t *valid = ROW2(uint8_t, v[1], y), *mask = ROW2(uint8_t, v[2], y);
@@ -403,7 +410,7 @@ static PyObject *finalise(PyObject *module, PyObject *args) {
                 for (Py_ssize_t x = 0; x < size; x++) {
                     const float value = clipped(score[x], 0.0f, 1.0f);
                     known[x] &= fabsf(score[x]) <= FLT_MAX; /* neither NaN nor infinite */
-                    highest[x] = value > top[x] ? (uint8_t)k : highest[x];
+                    highest[x] = value > top[x] ? (int32_t)k : highest[x];
                     top[x] = value > top[x] ? value : top[x];
                 }
             }
@@ -429,7 +436,7 @@ static PyObject *finalise(PyObject *module, PyObject *args) {
 
 /* --- reflectance ------------------------------------------------------------------------------------------------- */
 
-static int16_t scaled(float value) {
+static inline int16_t scaled(float value) {
     value *= 10000.0f;
     const int known = fabsf(value) <= FLT_MAX;
     const int32_t found = (int32_t)whole(clipped(known ? value : 0.0f, -32767.0f, 32767.0f));
@@ -437,7 +444,7 @@ static int16_t scaled(float value) {
 }
 
 /* scaled_ratio(a, b, c, d, out): ((a + b) - (c + d)) / floor(sum), int16; without b and d (None) a and c alone. */
-static PyObject *scaled_ratio(PyObject *module, PyObject *args) {
+WIDE static PyObject *scaled_ratio(PyObject *module, PyObject *args) {
     PyObject *o[5];
     Arrays arrays = {.count = 0};
     if (!PyArg_ParseTuple(args, "OOOOO", &o[0], &o[1], &o[2], &o[3], &o[4])) return NULL;
@@ -467,7 +474,7 @@ static PyObject *scaled_ratio(PyObject *module, PyObject *args) {
 }
 
 /* numbers(raw, nodata, out): uint16 as float32, NaN where it is nodata (-1: nothing is). */
-static PyObject *numbers(PyObject *module, PyObject *args) {
+WIDE static PyObject *numbers(PyObject *module, PyObject *args) {
     PyObject *o[2];
     int nodata;
     Arrays arrays = {.count = 0};
@@ -488,14 +495,14 @@ static PyObject *numbers(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-static int all_known(const float *row, Py_ssize_t width) {
+static inline int all_known(const float *row, Py_ssize_t width) {
     int known = 1;
     for (Py_ssize_t x = 0; x < width; x++) known &= fabsf(row[x]) <= FLT_MAX;
     return known;
 }
 
 /* Values (0 where there is none) and weights of a row, twice as many columns as its inner ones. */
-static void across(const float *row, Py_ssize_t width, float *values, float *weights) {
+static inline void across(const float *row, Py_ssize_t width, float *values, float *weights) {
     for (Py_ssize_t x = 0; x < width; x++) {
         float value[3], weight[3];
         for (int i = 0; i < 3; i++) {
@@ -510,7 +517,7 @@ static void across(const float *row, Py_ssize_t width, float *values, float *wei
     }
 }
 
-static void across_known(const float *row, Py_ssize_t width, float *values) {
+static inline void across_known(const float *row, Py_ssize_t width, float *values) {
     for (Py_ssize_t x = 0; x < width; x++) {
         values[2 * x] = row[x] * 0.25f + row[x + 1] * 0.75f;
         values[2 * x + 1] = row[x + 2] * 0.25f + row[x + 1] * 0.75f;
@@ -518,7 +525,7 @@ static void across_known(const float *row, Py_ssize_t width, float *values) {
 }
 
 /* upsample_twice(native, out, scratch): [h + 2, w + 2] -> [2 h, 2 w], see upsampling.py; scratch: float32 [6, 2 w]. */
-static PyObject *upsample_twice(PyObject *module, PyObject *args) {
+WIDE static PyObject *upsample_twice(PyObject *module, PyObject *args) {
     PyObject *o[3];
     Arrays arrays = {.count = 0};
     if (!PyArg_ParseTuple(args, "OOO", &o[0], &o[1], &o[2])) return NULL;
@@ -571,7 +578,7 @@ static PyObject *upsample_twice(PyObject *module, PyObject *args) {
 }
 
 /* median_of_two(first, last, middle, count): of values that are there; a single array may be given twice. */
-static PyObject *median_of_two(PyObject *module, PyObject *args) {
+WIDE static PyObject *median_of_two(PyObject *module, PyObject *args) {
     PyObject *o[4];
     Arrays arrays = {.count = 0};
     if (!PyArg_ParseTuple(args, "OOOO", &o[0], &o[1], &o[2], &o[3])) return NULL;
@@ -602,6 +609,59 @@ static PyObject *median_of_two(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* --- tiles ------------------------------------------------------------------------------------------------------- */
+
+/* count_known(tile, counts): finite values of each band of [bands, h, w]. */
+WIDE static PyObject *count_known(PyObject *module, PyObject *args) {
+    PyObject *o[2];
+    Arrays arrays = {.count = 0};
+    if (!PyArg_ParseTuple(args, "OO", &o[0], &o[1])) return NULL;
+    Py_buffer *tile = take(&arrays, o[0], 3, 4, 0), *counts = tile ? take(&arrays, o[1], 1, 8, 1) : NULL;
+    if (!counts || !same(tile, 0, counts, 0, 1)) {
+        release(&arrays);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t band = 0; band < tile->shape[0]; band++) {
+        int64_t total = 0;
+        for (Py_ssize_t y = 0; y < tile->shape[1]; y++) {
+            const float *row = ROW3(float, tile, band, y);
+            int32_t known = 0;
+            for (Py_ssize_t x = 0; x < tile->shape[2]; x++) known += fabsf(row[x]) <= FLT_MAX;
+            total += known;
+        }
+        ((int64_t *)counts->buf)[band] = total;
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    Py_RETURN_NONE;
+}
+
+/* fill_gaps(tile, values, filled): the tile, with the value of its band where it is not finite. */
+WIDE static PyObject *fill_gaps(PyObject *module, PyObject *args) {
+    PyObject *o[3];
+    Arrays arrays = {.count = 0};
+    if (!PyArg_ParseTuple(args, "OOO", &o[0], &o[1], &o[2])) return NULL;
+    Py_buffer *tile = take(&arrays, o[0], 3, 4, 0), *values = tile ? take(&arrays, o[1], 1, 4, 0) : NULL;
+    Py_buffer *filled = values ? take(&arrays, o[2], 3, 4, 1) : NULL;
+    if (!filled || !same(tile, 0, values, 0, 1) || !same(tile, 0, filled, 0, 3)) {
+        release(&arrays);
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t band = 0; band < tile->shape[0]; band++) {
+        const float value = ((const float *)values->buf)[band];
+        for (Py_ssize_t y = 0; y < tile->shape[1]; y++) {
+            const float *row = ROW3(float, tile, band, y);
+            float *to = ROW3(float, filled, band, y);
+            for (Py_ssize_t x = 0; x < tile->shape[2]; x++) to[x] = fabsf(row[x]) <= FLT_MAX ? row[x] : value;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    release(&arrays);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef loops[] = {
     {"label_block", label_block, METH_VARARGS, NULL},
     {"codes_of_labels", codes_of_labels, METH_VARARGS, NULL},
@@ -613,6 +673,8 @@ static PyMethodDef loops[] = {
     {"scaled_ratio", scaled_ratio, METH_VARARGS, NULL},
     {"numbers", numbers, METH_VARARGS, NULL},
     {"upsample_twice", upsample_twice, METH_VARARGS, NULL},
+    {"count_known", count_known, METH_VARARGS, NULL},
+    {"fill_gaps", fill_gaps, METH_VARARGS, NULL},
     {"median_of_two", median_of_two, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

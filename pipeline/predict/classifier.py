@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.machine import pixel_loops
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.planning.software import check_worker
 from pipeline.predict.fusion import fused_tiles
@@ -129,19 +130,32 @@ def fill_invalid(tile: FloatArray) -> FloatArray | None:
         is missing); None if there is nothing to classify. A band without a single valid pixel, where others have some,
         is one that the run does not read (``source.bands``): it stays NaN.
     """
-    # A sum is finite only where each of its terms is; and most tiles lack nothing.
-    if np.isfinite(tile.sum(axis=(1, 2))).all():
-        return tile
-    valid = np.isfinite(tile)
-    counts = np.array([np.count_nonzero(band) for band in valid])
+    if pixel_loops.fits(tile, types=(np.float32,)):
+        counts = np.zeros(len(tile), np.int64)
+        pixel_loops.loops.count_known(tile, counts)
+    else:
+        counts = np.array([np.count_nonzero(np.isfinite(band)) for band in tile])
     if not counts.any():
         return None
-    if (counts == valid[0].size).all():
+    if (counts == tile[0].size).all():
         return tile
-    sums = np.where(valid, tile, 0).sum(axis=(1, 2), dtype=np.float64)
-    means = (sums / np.maximum(counts, 1)).astype(np.float32)
+    filled = _zeros_for_missing(tile)
+    means = (filled.sum(axis=(1, 2), dtype=np.float64) / np.maximum(counts, 1)).astype(np.float32)
     means[counts == 0] = np.nan
-    return np.where(valid, tile, means[:, None, None])
+    if pixel_loops.fits(tile, types=(np.float32,)):
+        pixel_loops.loops.fill_gaps(tile, means, filled)
+    else:
+        np.copyto(filled, means[:, None, None], where=~np.isfinite(tile))
+    return filled
+
+
+def _zeros_for_missing(tile: FloatArray) -> FloatArray:
+    """A copy of a tile with zeros where it has no measurement."""
+    if pixel_loops.fits(tile, types=(np.float32,)):
+        filled = np.empty(tile.shape, np.float32)
+        pixel_loops.loops.fill_gaps(tile, np.zeros(len(tile), np.float32), filled)
+        return filled
+    return np.where(np.isfinite(tile), tile, np.float32(0.0))
 
 
 @dataclass

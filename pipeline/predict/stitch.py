@@ -335,7 +335,9 @@ def finalise(
             f"{len(legend)} classes on one grid"
         )
     if pixel_loops.fits(scores, valid_count, mask, types=(np.float32, np.uint8, np.bool_)):
-        layers = BlockLayers(np.empty(scores.shape, np.uint8), np.empty(mask.shape, np.uint8), np.empty_like(mask, np.uint8))
+        layers = BlockLayers(
+            np.empty(scores.shape, np.uint8), np.empty(mask.shape, np.uint8), np.empty_like(mask, np.uint8)
+        )
         known_codes, none = np.array(legend.codes, np.uint8), (legend.nodata, CONFIDENCE_NODATA)
         written = layers.scores, layers.landcover, layers.confidence
         pixel_loops.loops.finalise(scores, valid_count, mask, known_codes, *none, *written)

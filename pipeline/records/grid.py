@@ -135,7 +135,11 @@ def region_mask(geometry: shapely.Geometry, grid: ZoneGrid, window: Window | Non
     pad = 2 * grid.resolution_m
     # Not clip_by_rect: GEOS drops the polygon where its edges run along the rectangle within 1e-10 m.
     near = shapely.box(west - pad, south - pad, east + pad, north + pad)
-    part = shapely.intersection(project(geometry, grid.epsg), near)
+    area = project(geometry, grid.epsg)
+    shapely.prepare(area)
+    if shapely.covers(area, near):  # most windows of a map: nothing to burn
+        return np.ones((window.height, window.width), dtype=np.bool_)
+    part = shapely.intersection(area, near)
     areas = [p for p in shapely.get_parts(part) if p.geom_type in ("Polygon", "MultiPolygon") and not p.is_empty]
     if not areas:
         return np.zeros((window.height, window.width), dtype=np.bool_)

@@ -12,7 +12,7 @@ from affine import Affine
 from rasterio.enums import ColorInterp, Resampling
 
 from pipeline.errors import ReadError
-from pipeline.imagery.file_reader import check_single_band
+from pipeline.imagery.file_numbers import check_single_band
 from tests.pipeline.imagery.test_file_reader import grid, in_next_zone, noise, read
 from tests.pipeline.tiny_scenes import EPSG, LEFT, TOP
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pipeline.imagery.stack import lazy_stack, load
 from pipeline.records.plan import Window
@@ -31,3 +32,19 @@ def test_stacks_keep_the_places_of_what_lies_outside(tmp_path: Path) -> None:
     values = load([outside, inside], ["B02", "B11"], GRID, Window(0, 0, 4, 4))
     assert np.isnan(values[0]).all()
     assert (values[1] == 2345).all()
+
+
+@pytest.mark.parametrize(
+    "window", [Window(0, 0, 8, 8), Window(-7, 3, 30, 21), Window(5, -9, 11, 60), Window(500, 0, 4, 4)]
+)
+@pytest.mark.parametrize("names", [["B02", "B11"], ["SCL"]])
+def test_what_is_read_now_is_what_the_lazy_stack_holds(tmp_path: Path, names: list[str], window: Window) -> None:
+    scenes = [
+        normalise_item(write_scene(tmp_path, name, **options), "planetary-computer")
+        for name, options in (("here", {"dn": 2345}), ("beside", {"left": LEFT + 70}), ("far", {"left": LEFT + 50_000}))
+    ]
+    lazy = lazy_stack(scenes, names, GRID, window)
+    expected = np.full((len(scenes), len(names), window.height, window.width), np.nan, np.float32)
+    if lazy.size:
+        expected[np.ix_([int(i) for i in lazy["id"].values], [names.index(b) for b in lazy["band"].values])] = lazy
+    np.testing.assert_array_equal(load(scenes, names, GRID, window), expected)
