@@ -37,12 +37,13 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What ray_cluster.yaml installs on every node.
+# What ray_cluster.yaml installs on every node. The nodes are Linux on x86-64; a wheel made elsewhere is without loops in C.
 wheel: $(STAMP)
-	$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps -w dist .
+	$(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),,SPEX_PIXEL_LOOPS=0) \
+	  $(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps -w dist .
 
 # Touched last: an interrupted installation leaves no stamp, so the next call installs again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py pipeline/machine/_pixel_loops.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
