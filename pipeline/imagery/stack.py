@@ -104,7 +104,7 @@ def _lies_outside(asset: SceneAsset, bounds: tuple[float, float, float, float]) 
     own = Affine(*asset.transform[:6])
     corners = [own * corner for corner in ((0, 0), (asset.shape[1], 0), (0, asset.shape[0]), asset.shape[::-1])]
     xs, ys = zip(*corners, strict=True)
-    return min(xs) >= bounds[2] or max(xs) <= bounds[0] or min(ys) >= bounds[3] or max(ys) <= bounds[1]
+    return bool(min(xs) >= bounds[2] or max(xs) <= bounds[0] or min(ys) >= bounds[3] or max(ys) <= bounds[1])
 
 
 def lazy_stack(
