@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.engine.tasks import finish_block, read_block
 from pipeline.machine.progress import LogProgress
+from pipeline.mapstore.journal import BlockFinished
 from pipeline.mapstore.store import RunStore, run_folder
 from pipeline.outputs.publish import publish_run
 from pipeline.predict.classifier import BlockClassifier, ClassifierSettings
@@ -34,8 +35,12 @@ def kept_run(config: RunConfig) -> Path:
             targets = tuple(index for index, _ in target_blocks(block, zone, config.tiling))
             *found, _ = actor.classify(number, block, targets, reflectance)
             pieces |= {(block.index, target): piece for target, piece in zip(targets, found, strict=True)}
-        for block in zone.blocks:
-            found = [pieces.get((source, block.index)) for source in block.needs]
-            finish_block(context, block, layers[block.index], *found)
+        with store.journal_writer() as journal:
+            for block in zone.blocks:
+                found = [pieces.get((source, block.index)) for source in block.needs]
+                report = finish_block(context, block, layers[block.index], *found)
+                journal.append(
+                    BlockFinished(zone.grid.epsg, block.index, 0.1, report.valid_share, report.sha256, (), False)
+                )
     publish_run(prepared, store, LogProgress(), None, seconds=1.0)
     return config.output
