@@ -7,6 +7,7 @@ leaving them out changes no bit of the sums.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +21,10 @@ from pipeline.explain.kept_run import KeptRun, MappedPixel
 from pipeline.imagery.composite import Composite, read_composite
 from pipeline.planning.lattice import contributing_window, union_window
 from pipeline.predict.classifier import Classifier, MicroBatch, cut_tile, load_classifier, scored_tiles
+from pipeline.predict.fusion import fused_tiles
 from pipeline.predict.stitch import Piece, TileAccumulator, finalise, merge
 from pipeline.predict.word_model import without_bars
+from pipeline.records.dated_pixels import DatedPixels
 from pipeline.records.plan import Block, Tile, Window, ZonePlan
 from pipeline.records.windows import intersection, slices
 from pipeline.settings.model import INDEX_RULES, device_kind, tiles_per_forward
@@ -86,7 +89,7 @@ def micro_batch(config: RunConfig) -> MicroBatch:
 
 def pieces_of(
     source: Block,
-    reflectance: FloatArray,
+    pixels: FloatArray | DatedPixels,
     zone: ZonePlan,
     config: RunConfig,
     classifier: Classifier,
@@ -97,7 +100,7 @@ def pieces_of(
 
     Args:
         source: A block of :func:`reaching`.
-        reflectance: float32 ``[10, h, w]`` over its read window.
+        pixels: float32 ``[10, h, w]`` over its read window, or its dates where the map joined them.
         zone: Its zone.
         config: Of the run.
         classifier: The model.
@@ -105,8 +108,13 @@ def pieces_of(
         batch: Micro-batch.
     """
     accumulator = TileAccumulator(source, zone, config.tiling, classifier.arrays)
-    tiles = (cut_tile(reflectance, source.read_window, tile) for tile in source.tiles)
-    for tile, scores in zip(source.tiles, scored_tiles(classifier, tiles, classes=classes, batch=batch), strict=True):
+    score = functools.partial(scored_tiles, classifier, classes=classes, batch=batch)
+    if isinstance(pixels, DatedPixels):
+        dated = (pixels.cut(*slices(tile.window, source.read_window)) for tile in source.tiles)
+        scored = fused_tiles(dated, score, classifier.arrays)
+    else:
+        scored = score(cut_tile(pixels, source.read_window, tile) for tile in source.tiles)
+    for tile, scores in zip(source.tiles, scored, strict=True):
         accumulator.add(tile, scores)
     return accumulator.finish()
 
@@ -132,8 +140,10 @@ def recompute(run: KeptRun, pixel: MappedPixel, classifier: Classifier) -> Recom
     _require_measured(composite, at)
     batch, pieces = micro_batch(config), []
     for source in sources:
-        reflectance = composite.reflectance[(slice(None), *slices(source.read_window, window))]
-        parts = pieces_of(source, reflectance, zone, config, classifier, len(run.legend), batch)
+        at_source = slices(source.read_window, window)
+        dated = composite.dated
+        pixels = composite.reflectance[(slice(None), *at_source)] if dated is None else dated.cut(*at_source)
+        parts = pieces_of(source, pixels, zone, config, classifier, len(run.legend), batch)
         if (piece := parts.get(pixel.block.index)) is not None:
             pieces.append(piece)
     scores = merge(pixel.block.window, pieces, classes=len(run.legend))

@@ -221,7 +221,8 @@ def _ask_zone(
             problems += composite.problems
             if index in waiting:
                 counts[index] = composite.valid_count[slices(source.window, source.read_window)].copy()
-            pieces = pieces_of(source, composite.reflectance, zone, run.config, model, model.channels, batch)
+            pixels = composite.reflectance if composite.dated is None else composite.dated
+            pieces = pieces_of(source, pixels, zone, run.config, model, model.channels, batch)
             for target, piece in pieces.items():
                 if target in waiting:
                     waiting[target][index] = piece

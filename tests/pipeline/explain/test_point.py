@@ -61,6 +61,17 @@ def test_pixels_computed_again_are_the_maps(output: Path) -> None:
         assert again.valid_count == run.store.zone(pixel.zone.grid.epsg).read("valid_count", pixel.window)[0, 0]
 
 
+def test_pixels_of_joined_dates_are_the_maps(tiny_archive: Path, tmp_path: Path) -> None:
+    run = open_kept_run(kept_run(tiny_config(tiny_archive, tmp_path, composite={"method": "fuse"})))
+    model = model_of(run.config, run.legend)
+    for row, col in mapped_pixels(run, 6, seed=1):
+        pixel = run.pixel(*lonlat(run, row, col))
+        again = recompute(run, pixel, model)
+        stored = run.store.zone(pixel.zone.grid.epsg).read("scores", pixel.window)[:, 0, 0]
+        assert np.array_equal(np.rint(again.scores * 255).astype(np.uint8), stored)
+        assert again.code == pixel.code
+
+
 def test_a_network_sees_what_it_saw_for_the_map(tiny_archive: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "tiny-spex"
     model = build_tiny_model(Legend.from_yaml())
