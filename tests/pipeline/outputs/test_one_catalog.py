@@ -86,7 +86,7 @@ def test_publishing_again_writes_nothing(tmp_path: Path) -> None:
 
 def test_the_table_leads_to_the_files_from_where_it_lies(tmp_path: Path) -> None:
     publish(*finished_run(tmp_path, region_of(WEST)))
-    moved = tmp_path.with_name("moved")
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
     tmp_path.rename(moved)
     (item,) = rustac.read_sync(str(moved / COLLECTION / "items.parquet"))["features"]
     for asset in item["assets"].values():

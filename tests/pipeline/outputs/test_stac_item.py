@@ -123,7 +123,7 @@ def test_the_recorded_schemas_catch_a_broken_item(tmp_path: Path) -> None:
 
 def test_pystac_opens_the_folder_and_every_link_resolves(tmp_path: Path) -> None:
     write(tmp_path, product(), product(epsg=32632))
-    moved = tmp_path.with_name("moved")
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
     tmp_path.rename(moved)  # self-contained: a moved folder still opens
     catalog = pystac.Catalog.from_file(str(moved / "catalog.json"))
     items = list(catalog.get_items(recursive=True))
