@@ -130,10 +130,11 @@ def compared(sample: Sample, number: int, draws: int) -> Iterator[tuple[int, Fig
     classes = int(sample.labels.max()) + 1
     for draw in range(draws):
         rng = np.random.default_rng(draw)
-        half = np.zeros(len(sample.labels), np.int64)
+        half = np.full(len(sample.labels), -1)
         for k in range(classes):  # places of each class in turn, so that no class is in one half alone
-            own = rng.permutation(np.unique(sample.places[sample.labels == k]))
-            half[np.isin(sample.places, own[::2])] = 1
+            own = rng.permutation(np.unique(sample.places[(sample.labels == k) & (half < 0)]))
+            for side in (0, 1):
+                half[np.isin(sample.places, own[side::2])] = side
         for left_out in (0, 1):
             test, train = np.flatnonzero(half == left_out), np.flatnonzero(half != left_out)
             each = max(2, number // len(np.unique(sample.labels[train])))

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ from pipeline.adaptation.card import card_text
 from pipeline.adaptation.domain import outside_share
 from pipeline.adaptation.fitting import Head, Labels, fit_head, rows
 from pipeline.adaptation.own_legend import matched, proposed_legend, similar_code
+from pipeline.adaptation.result import Adaptation
 from pipeline.adaptation.samples import LabelledPixel, block_ids, block_side, labelled_pixels
 from pipeline.adaptation.seen import Onlooker, Seen
 from pipeline.adaptation.survey import Survey, read_survey
-from pipeline.adaptation.validation import Validation, thinned, validate
+from pipeline.adaptation.validation import thinned, validate
 from pipeline.errors import OutputError, SurveyError
 from pipeline.machine.progress import Progress
 from pipeline.planning.prepare import Prepared
@@ -56,56 +57,6 @@ class AdaptOptions:
     where: str | None = None
     replace: bool = False
     """An adapted checkpoint in the output folder gives way."""
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """A checkpoint that was made, and what it is worth."""
-
-    output: Path
-    base: str
-    legend: Legend
-    validation: Validation | None
-    """None: too few blocks to leave some out."""
-    chosen: str
-    temperature: float
-    samples: dict[str, int]
-    """Class → pixels."""
-    left_out: dict[str, int]
-    """Reason → features or pixels."""
-    dropped: dict[str, int]
-    """Class that is not learnt → its pixels."""
-    similar: dict[str, str]
-    """Class → the word that it is like."""
-    block_m: float
-    gap_m: float
-    outside_share: float | None
-    other_dates: int
-    """Places that the survey visited outside of the run's period."""
-    problems: tuple[str, ...]
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Of the run: name, period, bands, points file."""
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; without the seconds it is the same for the same inputs."""
-        return {
-            "output": str(self.output),
-            "base": self.base,
-            "classes": [{"code": c.code, "name": c.name, "like": self.similar.get(c.name)} for c in self.legend],
-            "samples": self.samples,
-            "left_out": self.left_out,
-            "dropped": self.dropped,
-            "head": self.chosen,
-            "temperature": round(self.temperature, 4),
-            "block_m": self.block_m,
-            "gap_m": self.gap_m,
-            "validation": None if self.validation is None else self.validation.to_dict(),
-            "outside_share": None if self.outside_share is None else round(self.outside_share, 4),
-            "other_dates": self.other_dates,
-            "problems": list(self.problems),
-            **self.facts,
-        }
 
 
 def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adaptation:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from pipeline.adaptation.adapt import Adaptation
+    from pipeline.adaptation.result import Adaptation
     from pipeline.adaptation.validation import Figures, Validation
 
 FEW_PER_CLASS = 20

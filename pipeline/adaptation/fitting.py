@@ -103,7 +103,7 @@ def fit_candidate(sources: Sources, labels: Labels, classes: int, name: str) -> 
         scales[source] = np.where(known, 1 / np.maximum(spread, 1e-5), 0.0) / np.sqrt(max(known.sum(), 1) / CHANNELS)
         tables.append((table - means[source]) * scales[source])
     joined = np.hstack(tables)
-    with threadpool_limits(1), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         if len(joined) < joined.shape[1]:  # the ridge's answer lies in the span of the samples
             _, values, axes = np.linalg.svd(joined, full_matrices=False)
@@ -194,5 +194,6 @@ def fit_head(
 ) -> tuple[Head, float]:
     """The best candidate by inner blocks, fitted on all samples, and its temperature."""
     inner = splits(spatial_folds(blocks, labels, INNER_FOLDS), xy, gap_m)
-    name, temperature = best_candidate(sources, labels, classes, inner) if len(inner) > 1 else (MEAN, 1.0)
-    return fit_candidate(sources, labels, classes, name), temperature
+    with threadpool_limits(1):  # sums change with the number of threads; to ask for it takes longer than a fit
+        name, temperature = best_candidate(sources, labels, classes, inner) if len(inner) > 1 else (MEAN, 1.0)
+        return fit_candidate(sources, labels, classes, name), temperature

@@ -12,7 +12,7 @@ from pipeline.commands.options import AsJson, LogFile, Quiet, RunFile, Verbose, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pipeline.adaptation.adapt import Adaptation
+    from pipeline.adaptation.result import Adaptation
 
 
 def adapt(

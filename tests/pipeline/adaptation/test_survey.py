@@ -57,7 +57,7 @@ def test_tables_of_several_spellings_are_read(tmp_path: Path, text: str, names: 
 def test_a_table_that_cannot_be_used_is_refused_with_what_is_there(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "points.csv"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(SurveyError, match="points file|no longitude|column") as caught:
+    with pytest.raises(SurveyError, match=r"points file|no longitude|column") as caught:
         read_survey(path, "class")
     assert said in str(caught.value)
 
