@@ -17,6 +17,10 @@ class RegionError(BadInputError):
     """The region file is missing, not GeoJSON, empty or geometrically invalid."""
 
 
+class SurveyError(BadInputError):
+    """A survey's points or polygons cannot be used; the message names file, column or class."""
+
+
 class OutputError(BadInputError):
     """The output folder cannot be used (not writable, another run, not a SPEX run)."""
 

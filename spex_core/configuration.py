@@ -118,6 +118,12 @@ class SpexConfig(PreTrainedConfig):
     """Images whose pixels are at least this large, metres, are also read with pixels half the size, and the scores are
     averaged (docs/decisions/0020). For models with ``band_encoding``; None: never."""
 
+    # an adapted model
+    head_codes: tuple[int, ...] | list[int] = ()
+    """Codes of the one legend that a :class:`spex_core.legend_head.LegendHead` answers; none: there is no such head."""
+    head_words: int = 0
+    """Class words whose masks the head weighs."""
+
     temperature: float = 1.0
     """Scores are softmax(logits / temperature): calibration on held-out chips."""
 
@@ -137,7 +143,15 @@ class SpexConfig(PreTrainedConfig):
                 pad_token_id=None,
             )
         super().__post_init__(**kwargs)
-        for name in ("bands", "band_mean", "band_std", "depths", "condensation_widths", "attribute_fields"):
+        for name in (
+            "bands",
+            "band_mean",
+            "band_std",
+            "depths",
+            "condensation_widths",
+            "attribute_fields",
+            "head_codes",
+        ):
             setattr(self, name, tuple(getattr(self, name)))
         if not len(self.bands) == len(self.band_mean) == len(self.band_std):
             raise ValueError(
@@ -168,6 +182,8 @@ class SpexConfig(PreTrainedConfig):
             value = getattr(self, name)
             if type(value) not in kinds:
                 raise ValueError(f"{name} is {value!r:.80}, not of type {kinds[0].__name__}")
+        if not all(type(code) is int and 0 <= code <= 255 for code in self.head_codes) or self.head_words > 255:
+            raise ValueError(f"head_codes {self.head_codes!r:.80} and head_words {self.head_words} are of no legend")
         for name in ("band_mean", "band_std", "temperature", "finer_look_gsd_m"):
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spex_core.detail import HalfSizeDetail, SpectralDetail
 from spex_core.encoder import Encoder, MultiscaleAggregator, SpectralInput, VisionNeck
+from spex_core.legend_head import LegendHead, pixel_sources
 from spex_core.mask_decoder import MaskDecoder
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class VisionOutput(NamedTuple):
     """float ``[B, decoder_width, h, w]`` at stride 16."""
     detail: Tensor | None
     """float ``[B, detail_channels, H, W]`` or None."""
+    own: Tensor | None = None
+    """float32 ``[B, K, H, W]``, what a legend's own head says of the pixels; None in a model without one."""
 
 
 class MaskingParts:
@@ -43,6 +46,8 @@ class MaskingParts:
     mask_decoder: MaskDecoder
     detail: SpectralDetail | HalfSizeDetail | None
     """None if ``config.mask_detail`` is "none"."""
+    legend_head: LegendHead | None
+    """None in a model that answers any legend."""
 
     def add_masking_parts(self, config: SpexConfig) -> None:
         """Makes the four that come before a language model; the order decides their random initialisation."""
@@ -68,14 +73,24 @@ class MaskingParts:
         inputs = self.spectral_input(pixel_values, wavelength_nm, gsd_m)
         levels = self.encoder(inputs)
         aggregated = self.aggregator(levels)
-        return VisionOutput(
-            image_tokens=self.image_tokens(aggregated),
-            image_embedding=self.neck(aggregated),
-            detail=None if self.detail is None else self.detail(inputs, levels, aggregated),
-        )
+        detail = None if self.detail is None else self.detail(inputs, levels, aggregated)
+        own = None
+        if self.legend_head is not None:
+            own = self.legend_head.of_pixels(pixel_sources(inputs, levels, aggregated, detail))
+        return VisionOutput(self.image_tokens(aggregated), self.neck(aggregated), detail, own)
 
     def mask_logits(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:
-        """Mask logits ``[B, K, H, W]`` of a vision pass, at the size of its image."""
+        """Mask logits ``[B, K, H, W]`` of a vision pass, at the size of its image.
+
+        With a legend's own head they are the head's, which asks for words of its own.
+        """
+        if self.legend_head is not None and vision.own is not None:
+            words = self.legend_head.words.expand(len(vision.own), -1, -1, -1)
+            return self.legend_head.with_words(vision.own, self.prompted_masks(vision, words, size))
+        return self.prompted_masks(vision, prompts, size)
+
+    def prompted_masks(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:
+        """Mask logits of prompts, whether or not there is a head."""
         logits: Tensor = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
         if logits.shape[-2:] != size:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)

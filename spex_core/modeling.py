@@ -28,6 +28,7 @@ from spex_core.errors import CheckpointError, ModelInputError
 from spex_core.grounding import supported_answer
 from spex_core.language_model import build_language_model
 from spex_core.legend import Legend
+from spex_core.legend_head import make_legend_head
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.masking import MaskingParts
 from spex_core.modeling_outputs import LandCoverPrediction, SpexOutput
@@ -75,6 +76,7 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
         self.condensation = Condensation(config)
         self.mask_decoder = MaskDecoder(config)
         self.detail = make_detail(config, self.spectral_input.channels)
+        self.legend_head = make_legend_head(config)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -221,6 +223,11 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")
         if explain not in ("none", *NEW_TOKENS):
             raise ModelInputError(f"explain must be 'none', 'brief' or 'full', not {explain!r}")
+        if self.config.head_codes and legend.codes != tuple(self.config.head_codes):
+            raise ModelInputError(
+                f"this checkpoint was adapted to the classes {' '.join(map(str, self.config.head_codes))}, and is "
+                f"asked for {' '.join(map(str, legend.codes))}: give the legend.yaml of its folder"
+            )
         self.processor.check_pixels(pixel_values, None if bands is None else len(bands))
         wavelengths, samplings = None, None
         if bands is not None or gsd_m is not None:

@@ -21,6 +21,7 @@ from spex_core.bands import Band
 from spex_core.detail import make_detail
 from spex_core.encoder import channels_of
 from spex_core.errors import CheckpointError, ModelInputError
+from spex_core.legend_head import make_legend_head
 from spex_core.mask_decoder import MaskDecoder
 from spex_core.masking import MaskingParts
 from spex_core.reflectance import check_reflectance
@@ -28,8 +29,8 @@ from spex_core.reflectance import check_reflectance
 if TYPE_CHECKING:
     from spex_core.modeling import SpexForLandCover
 
-_PARTS = ("spectral_input", "encoder", "aggregator", "neck", "mask_decoder", "detail")
-_SCHEMA = "1"
+_PARTS = ("spectral_input", "encoder", "aggregator", "neck", "mask_decoder", "detail", "legend_head")
+_SCHEMA = "2"
 
 
 class WordMasks(MaskingParts, nn.Module):
@@ -48,6 +49,7 @@ class WordMasks(MaskingParts, nn.Module):
         self.add_masking_parts(config)
         self.mask_decoder = MaskDecoder(config)
         self.detail = make_detail(config, self.spectral_input.channels)
+        self.legend_head = make_legend_head(config)
         self.register_buffer("prompts", prompts)
 
     @torch.inference_mode()

@@ -49,7 +49,7 @@ ROOMS = (
     *("errors", "machine", "records", "settings", "sources", "planning", "imagery", "predict", "mapstore", "engine"),
     *("explain", "outputs"),
     # the workshop: made data, comparisons and whole runs, each from what stands before it
-    *("simulation", "chips", "comparison", "datasets", "runs", "spie", "training", "evaluation"),
+    *("simulation", "chips", "comparison", "datasets", "runs", "spie", "training", "evaluation", "adaptation"),
     *("run", "commands", "__main__"),
 )
 """The rooms of ``pipeline`` in the order of import: a room knows those before it and none behind it."""

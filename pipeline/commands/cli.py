@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.commands import answer_commands, folder_commands, run_commands, workshop_commands
+from pipeline.commands import adapt_command, answer_commands, folder_commands, run_commands, workshop_commands
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.addresses import without_secrets
@@ -41,6 +41,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.plan, "Say what a run will read, cover and cost"),
     (run_commands.run, "Make a map, or finish an interrupted one"),
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
+    (adapt_command.adapt, "Make a checkpoint for a legend of your own"),
     (folder_commands.status, "Say how far runs are and what failed"),
     (folder_commands.publish, "Send maps to a bucket, only what changed"),
     (folder_commands.clean, "Free what an output folder needs no more"),

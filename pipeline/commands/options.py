@@ -27,6 +27,12 @@ Actors = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Model actors; default: one per CPU that may be used (or per GPU)."),
 ]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Model, instead of the run file's: built-in name, or folder (of spex adapt, say)."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, and nothing else there.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell every step and detail, in lines instead of bars.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress: warnings and errors only.")]
@@ -58,6 +64,7 @@ def run_config(
     address: str | None = None,
     actors: int | None = None,
     *,
+    checkpoint: str | None = None,
     files_here: bool = True,
 ) -> RunConfig:
     """A run file with the options of the command line, which are relative to the current folder.
@@ -67,6 +74,7 @@ def run_config(
         output: Instead of its output folder.
         address: Instead of its Ray.
         actors: Instead of its number of actors.
+        checkpoint: Instead of its model.
         files_here: The region, legend and model that it names lie on this machine, and are looked for.
 
     Raises:
@@ -86,6 +94,10 @@ def run_config(
     update: dict[str, Any] = {"compute": config.compute.model_copy(update=compute)}
     if output is not None:
         update["output"] = of_command_line(output)
+    if checkpoint is not None:
+        # A folder is meant from where the command is given.
+        name = str(of_command_line(Path(checkpoint))) if "/" in checkpoint or Path(checkpoint).is_dir() else checkpoint
+        update["model"] = config.model.model_copy(update={"checkpoint": name})
     config = config.model_copy(update=update)
     if files_here:
         _look(config)

@@ -11,6 +11,7 @@ from pipeline.commands.options import (
     Actors,
     Address,
     AsJson,
+    Checkpoint,
     LogFile,
     Output,
     Quiet,
@@ -54,6 +55,7 @@ def demo(
 def plan(
     file: RunFile,
     output: Output = None,
+    checkpoint: Checkpoint = None,
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
@@ -64,7 +66,7 @@ def plan(
     Example: spex plan workflows/examples/earth_search.yaml
     """
     one_of(verbose, quiet)
-    config = run_config(file, output)
+    config = run_config(file, output, checkpoint=checkpoint)
     from pipeline.commands.console import progress_shown, results_console
     from pipeline.commands.screens import plan_document, show_plan
     from pipeline.planning.plan_file import write_plan
@@ -85,6 +87,7 @@ def run(
     address: Address = None,
     output: Output = None,
     actors: Actors = None,
+    checkpoint: Checkpoint = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be computed and what is there; nothing is written.")
     ] = False,
@@ -98,7 +101,7 @@ def run(
     Examples: spex run region.yaml; spex run region.yaml --address auto --actors 8 --json
     """
     one_of(verbose, quiet)
-    config = run_config(file, output, address, actors)
+    config = run_config(file, output, address, actors, checkpoint=checkpoint)
     from pipeline.commands.console import progress_shown, results_console
 
     if dry_run:
@@ -128,17 +131,20 @@ def submit(
     ),
     output: Output = None,
     actors: Actors = None,
+    checkpoint: Checkpoint = None,
     as_json: AsJson = False,
 ) -> None:
     """Sends a run to a Ray cluster, follows its log, and ends with its exit code.
 
-    The run file, its region, legend and output must be on storage that the cluster sees under the same paths, and the
-    package must be installed there. Example: spex submit region.yaml --address http://head:8265
+    The run file, its region, legend, checkpoint folder and output must be on storage that the cluster sees under the
+    same paths, and the package must be installed there. Example: spex submit region.yaml --address http://head:8265
     """
-    config = run_config(file, output, None, actors, files_here=False)
+    config = run_config(file, output, None, actors, checkpoint=checkpoint, files_here=False)
     from pipeline.engine.submit import submit_run
 
-    raise typer.Exit(submit_run(config, file, address, actors=actors, as_json=as_json))
+    raise typer.Exit(
+        submit_run(config, file, address, actors=actors, checkpoint=checkpoint is not None, as_json=as_json)
+    )
 
 
 def init(

@@ -27,25 +27,36 @@ LOST_CONTACT_S = 60.0
 POLL_S = 1.0
 
 
-def entrypoint(config: RunConfig, file: Path, *, actors: int | None, as_json: bool) -> str:
+def entrypoint(config: RunConfig, file: Path, *, actors: int | None, checkpoint: bool = False, as_json: bool) -> str:
     """The shell command of the job's driver; every part is quoted.
 
     Args:
         config: The run, for its output folder.
         file: The run file.
         actors: As on the command line.
+        checkpoint: Whether the model is one of the command line.
         as_json: As on the command line.
     """
     parts = ["python", "-m", "pipeline", "run", str(file.resolve()), "--address", "auto"]
     parts += ["--output", str(config.output.resolve())]
     if actors is not None:
         parts += ["--actors", str(actors)]
+    if checkpoint:
+        parts += ["--checkpoint", config.model.checkpoint]
     if as_json:
         parts.append("--json")
     return shlex.join(parts)
 
 
-def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | None = None, as_json: bool = False) -> int:
+def submit_run(
+    config: RunConfig,
+    file: Path,
+    address: str,
+    *,
+    actors: int | None = None,
+    checkpoint: bool = False,
+    as_json: bool = False,
+) -> int:
     """Submits a run and waits for it.
 
     The log of the job goes to standard output; with ``as_json`` to standard error, and what the run ends with alone to
@@ -56,6 +67,7 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
         file: Its run file.
         address: Ray dashboard, e.g. ``http://127.0.0.1:8265``.
         actors: Model actors.
+        checkpoint: Whether the model is one of the command line, which the job is told.
         as_json: One JSON object is what standard output gets.
 
     Returns:
@@ -76,7 +88,7 @@ def submit_run(config: RunConfig, file: Path, address: str, *, actors: int | Non
     try:
         client = JobSubmissionClient(address)
         job_id = client.submit_job(
-            entrypoint=entrypoint(config, file, actors=actors, as_json=as_json),
+            entrypoint=entrypoint(config, file, actors=actors, checkpoint=checkpoint, as_json=as_json),
             submission_id=f"spex-{config.name}-{uuid.uuid4().hex[:8]}",
             metadata={"spex_run": config.name},
         )

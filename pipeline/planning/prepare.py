@@ -17,7 +17,13 @@ from pipeline.records.plan import MapPlan
 from pipeline.records.region import Region, read_region
 from pipeline.records.scene import Scene
 from pipeline.settings.cloud_model import check_cloud_mask
-from pipeline.settings.model import check_device, check_model, classifier_fingerprint
+from pipeline.settings.model import (
+    check_device,
+    check_legend,
+    check_model,
+    classifier_fingerprint,
+    with_own_legend,
+)
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
 from spex_core.legend import Legend
@@ -60,9 +66,11 @@ def prepare(config: RunConfig, examine: Examine | None = None) -> Prepared:
         BadInputError: Something that the user gave is wrong, or nothing matches it.
         CatalogError: The catalog does not answer.
     """
+    config = with_own_legend(config)
     legend = Legend.from_yaml(config.legend)
     check_device(config.model, config.compute)
     check_model(config.model, config.source.bands)
+    check_legend(config.model, legend)
     check_cloud_mask(config.composite, config.source.bands)
     fingerprint = classifier_fingerprint(config.model, legend)
     settings = config.regions

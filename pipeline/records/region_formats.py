@@ -50,14 +50,16 @@ class RegionSource:
     notes: tuple[str, ...] = ()
 
 
-def read_source(path: Path, *, layer: str | None, where: str | None, fields: Sequence[str], most: int) -> RegionSource:
+def read_source(
+    path: Path, *, layer: str | None, where: str | None, fields: Sequence[str] | None, most: int
+) -> RegionSource:
     """Reads a region file of any format.
 
     Args:
         path: The file.
         layer: Layer of a file that has several; None: the only one.
         where: An SQL condition on properties; None: all features.
-        fields: Properties that are wanted.
+        fields: Properties that are wanted; None: all.
         most: Features that the caller takes at most; more need not be read.
 
     Raises:
@@ -85,7 +87,7 @@ def read_source(path: Path, *, layer: str | None, where: str | None, fields: Seq
         raise RegionError(f"{told} cannot be read: {error.strerror or error}") from error
     if kind == "PARQUET":
         _one_layer(layer, path)
-        found = read_parquet(path, fields=fields, all_fields=where is not None, told=told)
+        found = read_parquet(path, fields=fields or (), all_fields=where is not None or fields is None, told=told)
         source = RegionSource(list(enumerate(found[0])), *found[1:])
         return source if where is None else _filtered(source, where, told)
     found = read_vectors(path, kind, layer=layer, where=where, fields=fields, most=most, told=told, stem=path.stem)
@@ -166,7 +168,9 @@ def _filtered(source: RegionSource, where: str, told: str) -> RegionSource:
 # --- archives -------------------------------------------------------------------------------------------------------
 
 
-def _unpacked(path: Path, *, layer: str | None, where: str | None, fields: Sequence[str], most: int) -> RegionSource:
+def _unpacked(
+    path: Path, *, layer: str | None, where: str | None, fields: Sequence[str] | None, most: int
+) -> RegionSource:
     """Reads the one file of an archive; no name in it becomes a path, and no more than the limit is unpacked."""
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="spex-region-") as folder:

@@ -45,7 +45,7 @@ def read_vectors(
     *,
     layer: str | None,
     where: str | None,
-    fields: Sequence[str],
+    fields: Sequence[str] | None,
     most: int,
     told: str,
     stem: str,
@@ -57,7 +57,7 @@ def read_vectors(
         kind: Of :data:`DRIVERS`.
         layer: Its name; None: the only one that has geometries.
         where: An SQL condition on attributes; None: all features.
-        fields: Attributes that are wanted; letters of either case will do.
+        fields: Attributes that are wanted; letters of either case will do. None: all.
         most: One feature more than this is read at most, so that the caller sees that there are too many.
         told: What messages call the file.
         stem: The file's own name, which is that of its layer where the format has only one.
@@ -78,6 +78,7 @@ def read_vectors(
             info = _chosen_layer(pyogrio, str(private), kind, layer, told, stem)
             if info["driver"] not in drivers:
                 raise RegionError(f"{told} is not what its first bytes say: GDAL calls it {info['driver']}")
+            fields = [str(name) for name in info["fields"]] if fields is None else fields
             names = {str(name).casefold(): str(name) for name in reversed(info["fields"])}
             wanted = {field: names[field.casefold()] for field in fields if field.casefold() in names}
             exact = {str(name) for name in info["fields"]}

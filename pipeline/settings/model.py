@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import ConfigError
 from spex_core.bands import SENTINEL2_BANDS
-from spex_core.checkpoints import check_checkpoint, checkpoint_fingerprint, resolve_checkpoint
+from spex_core.checkpoints import (
+    LEGEND_FILE,
+    adapted_codes,
+    check_checkpoint,
+    checkpoint_fingerprint,
+    resolve_checkpoint,
+)
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
 
 if TYPE_CHECKING:
-    from pipeline.settings.run_file import ComputeConfig, ModelConfig
+    from pipeline.settings.run_file import ComputeConfig, ModelConfig, RunConfig
 
 INDEX_RULES = "index-rules"
 """Checkpoint name of the built-in baseline: the legend's index rules, no network, no weights."""
@@ -120,6 +126,31 @@ def check_model(config: ModelConfig, bands: Sequence[str] = SENTINEL2_BANDS) -> 
         check_checkpoint(resolve_checkpoint(config.checkpoint), bands)
     elif len(bands) < len(SENTINEL2_BANDS):
         raise CheckpointError(f"{INDEX_RULES} needs the ten bands, but source.bands names {' '.join(bands)}")
+
+
+def with_own_legend(config: RunConfig) -> RunConfig:
+    """A run whose file names no legend takes that of its checkpoint, where this answers only one (``spex adapt``)."""
+    if "legend" in config.model_fields_set or config.model.checkpoint == INDEX_RULES:
+        return config
+    own = resolve_checkpoint(config.model.checkpoint) / LEGEND_FILE
+    return config.model_copy(update={"legend": str(own)}) if own.is_file() else config
+
+
+def check_legend(config: ModelConfig, legend: Legend) -> None:
+    """Refuses a legend that a checkpoint was not adapted to.
+
+    Raises:
+        CheckpointError: It answers other codes, or they are in another order.
+    """
+    if config.checkpoint == INDEX_RULES:
+        return
+    folder = resolve_checkpoint(config.checkpoint)
+    if (own := adapted_codes(folder)) and own != legend.codes:
+        raise CheckpointError(
+            f"checkpoint {folder} was adapted to a legend with the codes {' '.join(map(str, own))}, and the run's "
+            f"legend {legend.name!r} has {' '.join(map(str, legend.codes))}: set legend to {folder / LEGEND_FILE}, or "
+            "leave it out of the run file"
+        )
 
 
 def classifier_fingerprint(config: ModelConfig, legend: Legend) -> str:

@@ -319,11 +319,13 @@ class RunConfig(SettingsFile):
         if len({(one.provider, one.url, one.collection) for one in source.catalogs}) <= len(others):
             raise ConfigError("source: the same catalog is listed twice, under two spellings of its path")
         roots = tuple(root if "://" in root else str(anchored(base, root)) for root in source.allowed_roots)
+        # What the file does not name stays unnamed: an adapted checkpoint brings its own.
+        legend = {"legend": anchored_name(base, self.legend)} if "legend" in self.model_fields_set else {}
         return self.model_copy(
             update={
+                **legend,
                 "region": anchored(base, self.region),
                 "output": anchored(base, self.output),
-                "legend": anchored_name(base, self.legend),
                 "source": source.model_copy(update={"allowed_roots": roots}),
                 "composite": self.composite.model_copy(
                     update={"cloud_checkpoint": anchored_name(base, self.composite.cloud_checkpoint)}

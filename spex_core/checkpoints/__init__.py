@@ -18,6 +18,9 @@ DEFAULT_CHECKPOINT = "spex-s2-tiny"
 DEFAULT_CLOUD_CHECKPOINT = "spex-s2-clouds"
 """The cloud network that a run file takes where none is named."""
 
+LEGEND_FILE = "legend.yaml"
+"""Beside the weights of a checkpoint that answers one legend (``spex adapt``)."""
+
 
 def resolve_checkpoint(name: str) -> Path:
     """Folder of a checkpoint, given a built-in name or a path.
@@ -139,3 +142,13 @@ def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
             f"checkpoint {folder} has no processor (tokenizer.json), so it cannot be asked; copy the tokenizer of the "
             "model it was made from into it"
         )
+
+
+def adapted_codes(folder: Path) -> tuple[int, ...]:
+    """Codes of the one legend that a checkpoint answers; none: it answers any."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"checkpoint {folder} has no readable config.json: {error}") from error
+    codes = config.get("head_codes", ()) if isinstance(config, dict) else ()
+    return tuple(code for code in codes if isinstance(code, int)) if isinstance(codes, list) else ()

@@ -178,6 +178,9 @@ def test_a_submitted_command_is_quoted_and_absolute(tmp_path: Path, monkeypatch:
     assert f"'{tmp_path}/a b.yaml'" in command
     assert f"'{tmp_path}/my out; rm -rf x'" in command
     assert command.endswith("--actors 3 --json")
+    adapted = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint": "/models/my own"})})
+    told = entrypoint(adapted, Path("a.yaml"), actors=None, checkpoint=True, as_json=False)
+    assert told.endswith("--checkpoint '/models/my own'")
 
 
 @pytest.mark.ray
