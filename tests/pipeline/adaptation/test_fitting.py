@@ -59,7 +59,7 @@ def test_a_class_without_samples_is_never_answered_and_order_does_not_matter(nam
 def test_validation_tells_signal_from_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.adaptation.validation.TREES", 20)
     monkeypatch.setattr("pipeline.adaptation.validation.FOLDS", 2)
-    sources, pixels, labels, xy = world(5.0, 60)
+    sources, pixels, labels, xy = world(10.0)
     found = validate(sources, pixels, labels, 3, block_ids(xy, 300.0), xy, 50.0)
     assert found is not None
     assert found.adapted.overall > 0.8 > found.forest.overall
