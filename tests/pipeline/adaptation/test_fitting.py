@@ -62,7 +62,8 @@ def test_validation_tells_signal_from_noise(monkeypatch: pytest.MonkeyPatch) -> 
     sources, pixels, labels, xy = world(10.0)
     found = validate(sources, pixels, labels, 3, block_ids(xy, 300.0), xy, 50.0)
     assert found is not None
-    assert found.adapted.overall > 0.8 > found.forest.overall
+    # Sixty samples a fold against 150 channels of noise; chance, and the forest on bands that tell nothing, is a third.
+    assert found.adapted.overall > 0.7 > 0.5 > found.forest.overall
     assert not found.forest_ahead
     assert found.confusion.sum() == found.samples == len(labels)
     assert [count for count, _ in found.curve] == sorted(count for count, _ in found.curve)
