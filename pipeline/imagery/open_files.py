@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import contextvars
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 KEPT_FILES = 96
@@ -33,11 +34,14 @@ class OpenRaster:
     """Raises what GDAL could not tell of the last reading."""
     rest: Callable[[], None] = _nothing
     """Lets go of bytes that only the last reading needed."""
+    _opened_in: contextvars.Context = field(default_factory=contextvars.copy_context)
+    """rasterio notes what it has open for GDAL in the context of the thread that opened it. Closed in another one, such
+    a file ends with an error of GDAL on the console."""
 
     def close(self) -> None:
         """Closes the file, whatever state it is in."""
         with contextlib.suppress(Exception):
-            self.dataset.close()
+            self._opened_in.run(self.dataset.close)
 
 
 class OpenFiles:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +111,13 @@ def test_after_an_error_a_file_is_opened_anew(files: OpenFiles, tmp_path: Path) 
         broken.clear()
         file_reader._given_up.clear()
         np.testing.assert_array_equal(one.read(Window(0, 0, 512, 512)), values)
+
+
+def test_a_file_that_another_thread_opened_is_closed_without_a_word(
+    files: OpenFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_raster(tmp_path / "x.tif", noise(64, 64), left=LEFT, top=TOP, gsd=10)
+    with serve(lambda request: file_answer(tmp_path, request)) as server, ThreadPoolExecutor(1) as pool:
+        pool.submit(reader(f"{server.url}/x.tif", grid(64, 64)).read, Window(0, 0, 16, 16)).result()
+        files.close()
+    assert capfd.readouterr().err == ""
