@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from pipeline.errors import ChipError
 from spex_core.bands import BANDS, Band
 from spex_core.legend import Legend
+from workflows.labelled.landsat import amazon_points
 from workflows.labelled.registry import Split
 from workflows.labelled.scene import (
     Codes,
@@ -66,11 +67,19 @@ def _rangeland(folder: Path) -> Iterator[Image_]:
     yield "texas", "landsat-8", bands, from_digital(digital), 30.0
 
 
+def _mining(folder: Path) -> Iterator[Image_]:
+    """amazon-landsat8: the scene that nobody else has labelled."""
+    for scene in amazon_points(folder):
+        if scene.place.endswith("/madre-de-dios"):
+            yield "madre-de-dios", scene.sensor, scene.bands, scene.reflectance, scene.pixel_m
+
+
 READERS: dict[str, Callable[[Path], Iterator[Image_]]] = {
     "austria-ftw-s2": _river,
     "dolomites-s2": _alps,
     "bc-forest-s2": _felled,
     "southtexas-hls-l30": _rangeland,
+    "amazon-landsat8/madre-de-dios": _mining,
 }
 
 
@@ -86,8 +95,9 @@ def labelled_by_eye(root: Path, split: Split, labels: Path = FOLDER) -> Iterator
         ChipError: A sample or a file of labels cannot be read, they differ in size, or a place is for evaluation.
     """
     for place, read in READERS.items():
-        if (root / place).is_dir():
-            for name, sensor, bands, reflectance, pixel_m in read(root / place):
+        folder = root / place.split("/")[0]
+        if folder.is_dir():
+            for name, sensor, bands, reflectance, pixel_m in read(folder):
                 yield from _labelled(name, place, sensor, bands, reflectance, pixel_m, split, labels)
     for scene in complete_scenes(root):
         if _file(labels, scene.name).exists():
