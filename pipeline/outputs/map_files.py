@@ -26,6 +26,7 @@ from pipeline.outputs.provenance import plan_document, provenance_document
 from pipeline.outputs.qgis_style import write_style
 from pipeline.outputs.region_tables import write_regions_csv, write_regions_parquet
 from pipeline.outputs.thumbnail import write_thumbnail
+from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.plan import ZonePlan
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def write_joined(place: MapPlace, zones: list[MapPlace], prepared: Prepared) -> 
         CogError: Not writable.
     """
     legend, tags = prepared.legend, _tags(prepared)
-    kinds = {"landcover": legend.nodata, "confidence": cog.CONFIDENCE_NODATA}
+    kinds = {"landcover": legend.nodata, "confidence": CONFIDENCE_NODATA}
     for key, kind in ASSETS.items():
         if kind.pixels is not None and key not in kinds:
             discard(place.folder / kind.file)

@@ -16,8 +16,9 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window as RasterWindow
 
 from pipeline.errors import CogError
-from pipeline.outputs.cog import CONFIDENCE_NODATA, check_cog, write_categories
+from pipeline.outputs.cog import check_cog, write_categories
 from pipeline.outputs.cog_writer import WRITE_ERRORS, RasterForm, reason_of, write_cog
+from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.grid import transform
 from pipeline.records.plan import ZoneGrid
 from spex_core.legend import Legend

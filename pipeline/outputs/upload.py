@@ -118,7 +118,7 @@ class _Target:
         if scheme not in ("s3", "gs", "az", "file"):
             raise ConfigError(f"{self.name} cannot be published to: s3://, gs://, az://, file:// or a folder can")
         self._local = scheme == "file"
-        options = {"mkdir": True} if self._local else {}
+        options: dict[str, Any] = {"mkdir": True} if self._local else {}
         if scheme == "s3" and os.environ.get("AWS_ENDPOINT_URL", "").startswith("http://"):
             options["client_options"] = {"allow_http": True}
         try:
