@@ -186,16 +186,17 @@ def test_folders_that_lead_elsewhere_are_refused_and_the_output_itself_may(copy:
 
 
 def test_a_block_is_written_beside_a_second_name_of_its_chunk(copy: RunConfig, tmp_path: Path) -> None:
-    from pipeline.mapstore.layers import LAYERS
+    from pipeline.mapstore.layers import LAYERS, PICTURE
     from pipeline.mapstore.store import RunStore
     from pipeline.predict.stitch import BlockLayers
 
-    store = RunStore.open(next(p for p in (copy.output / STATE_FOLDER).iterdir() if p.is_dir()))
+    store = RunStore.open(next(p for p in (copy.output / STATE_FOLDER).iterdir() if (p / "plan.json").is_file()))
     zone = store.plan.zones[0]
     block = zone.blocks[0]
-    values = {name: store.zone(zone.grid.epsg).read(name, block.window) for name in LAYERS}
+    names = (*LAYERS, PICTURE)
+    values = {name: store.zone(zone.grid.epsg).read(name, block.window) for name in names}
     chunks = [p for p in store.zarr_path.rglob("*") if p.is_file() and "c" in p.relative_to(store.zarr_path).parts]
-    assert len(chunks) == len(LAYERS)
+    assert len(chunks) == len(names)
     (tmp_path / "backup").mkdir()
     for number, chunk in enumerate(chunks):
         os.link(chunk, tmp_path / "backup" / str(number))
@@ -206,6 +207,7 @@ def test_a_block_is_written_beside_a_second_name_of_its_chunk(copy: RunConfig, t
         BlockLayers(255 - values["scores"], values["landcover"], values["confidence"]),
         values["valid_count"],
         values["index_means"],
+        values[PICTURE],
     )
     assert snapshot(tmp_path / "backup") == before
     assert all(chunk.stat().st_nlink == 1 for chunk in chunks)

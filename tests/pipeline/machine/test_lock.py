@@ -16,6 +16,7 @@ import pytest
 from pipeline.machine import lock
 from pipeline.machine.own_files import folder_lock
 from pipeline.mapstore.journal import JournalWriter
+from pipeline.mapstore.output_folders import map_lock, map_lock_file, run_lock, run_lock_file
 from pipeline.outputs import stac_catalog
 from pipeline.spie.state import RecordLog
 from spex_core.durable_files import ForeignFileError
@@ -105,16 +106,21 @@ def test_taking_a_lock_changes_nothing_that_is_not_ours(kind: str, tmp_path: Pat
     for folder in (".spex", ".spie"):
         (output / folder).mkdir(parents=True)
     with untouched(tmp_path / "theirs") as victim:
-        for name in (".spex/lock", ".spex/catalog.lock", ".spie/lock", "journal.jsonl", "chips.jsonl", "lock"):
+        taken = (map_lock_file(output, "map"), run_lock_file(output / ".spex" / "run"))
+        for path in taken:
+            path.parent.mkdir(parents=True)
+        inside = [path.relative_to(output).as_posix() for path in taken]
+        for name in (*inside, ".spex/catalog.lock", ".spie/lock", "journal.jsonl", "chips.jsonl", "lock"):
             STRANGERS[kind](output / name, victim)
         with pytest.raises(ForeignFileError):
             lock.take(output / "lock")
         with pytest.raises(ForeignFileError), exclusive(output / "lock"):
             pass
         for take in (
-            lambda: folder_lock(output, ".spex").__enter__(),
+            lambda: map_lock(output, "map").__enter__(),
+            lambda: run_lock(output, "run").__enter__(),
             lambda: folder_lock(output, ".spie").__enter__(),
-            lambda: stac_catalog._lock(output).__enter__(),
+            lambda: stac_catalog.catalog_lock(output).__enter__(),
             lambda: JournalWriter(output / "journal.jsonl"),
             lambda: RecordLog(output / "chips.jsonl"),
         ):

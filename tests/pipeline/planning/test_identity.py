@@ -174,6 +174,13 @@ RUN_FILE: dict[str, list[Trial]] = {
     "regions.where": [nothing({"regions": {"where": "id = 'a'"}})],
     "publish.clip": [pixels({"publish": {"clip": False}})],
     "publish.collection_id": [nothing({"publish": {"collection_id": "other"}})],
+    "publish.scores": [nothing({"publish": {"scores": True}})],
+    "publish.polygons": [nothing({"publish": {"polygons": True}})],
+    "publish.mosaic": [nothing({"publish": {"mosaic": "EPSG:3035"}})],
+    "publish.license": [nothing({"publish": {"license": "CC-BY-4.0"}})],
+    "publish.providers": [nothing({"publish": {"providers": [{"name": "Survey", "roles": ["producer"]}]}})],
+    "publish.citation": [nothing({"publish": {"citation": "Survey 2026"}})],
+    "publish.url": [nothing({"publish": {"url": "https://maps.example.org"}})],
     "publish.overview_resampling": [nothing({"publish": {"overview_resampling": "nearest"}})],
 }
 """Field → what was tried. A field that no trial calls pixel-changing cannot change one."""
