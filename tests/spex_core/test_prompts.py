@@ -37,5 +37,5 @@ def test_masks_follow_the_class_that_the_prompt_asks_for(model: SpexForLandCover
     # And the mask that was asked for as water is where water is.
     assert asked[0][water].mean() > asked[0][~water].mean() + 0.3
     # Another class in the same place of the legend gives another mask.
-    built = scores(model, pixels, "built-up", "cropland")
-    assert ((built[0] > 0.5) != (asked[0] > 0.5)).mean() > 0.02
+    grass = scores(model, pixels, "grassland", "cropland")
+    assert ((grass[0] > 0.5) != (asked[0] > 0.5)).mean() > 0.3
