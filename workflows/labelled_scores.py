@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import BadInputError
-from spex_core.bands import BANDS
+from spex_core.bands import BANDS, Band, band_slots
 from spex_core.checkpoints import resolve_checkpoint
 from spex_core.errors import CheckpointError
 from spex_core.legend import Legend
@@ -30,11 +30,10 @@ from workflows.labelled.scene import LabelledScene, LabelledSpectra
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spex_core.bands import Band
     from spex_core.modeling import SpexForLandCover
 
 FloatArray = npt.NDArray[np.float32]
-Scores = Callable[[FloatArray, "tuple[Band, ...]", float], "FloatArray | None"]
+Scores = Callable[[FloatArray, tuple[Band, ...], float], "FloatArray | None"]
 """Reflectance ``[C, H, W]``, its bands and the side of a pixel in metres → scores ``[K, H, W]``, or None."""
 
 TILE_PX, MARGIN_PX = 256, 32
@@ -108,7 +107,7 @@ def tallies(scores: Scores, root: Path, split: Split, side: Side, legend: Legend
     for scene in labelled_scenes(root, split, side):
         truth, sets = _labels(scene.codes, np.where(scene.observed, scene.labels, 0), scene, legend)
         if (truth >= 0).any() or sets.any():
-            answer = scores(_filled(scene), scene.bands, scene.pixel_m)
+            answer = scores(scene.filled, scene.bands, scene.pixel_m)
             if answer is not None:
                 tally = found.setdefault(scene.place, Tally(np.zeros((len(legend), len(legend)), np.int64)))
                 tally.add(answer.reshape(len(legend), -1), truth, sets)
@@ -140,11 +139,6 @@ def _labels(
         for code in meaning.among:
             sets[legend.codes.index(code)] |= (numbers == number) & (truth < 0)
     return truth, sets
-
-
-def _filled(scene: LabelledScene) -> FloatArray:
-    mean = scene.reflectance[:, scene.observed].mean(axis=1)[:, None, None]
-    return np.where(scene.observed, scene.reflectance, mean).astype(np.float32)
 
 
 def _patch(spectrum: FloatArray) -> FloatArray:
@@ -199,8 +193,6 @@ def of_forest(root: Path, split: Split, legend: Legend) -> Scores:
     forests: dict[tuple[int, ...], RandomForestClassifier] = {}
 
     def scores(reflectance: FloatArray, bands: tuple[Band, ...], pixel_m: float) -> FloatArray:
-        from spex_core.bands import band_slots
-
         slots = band_slots(bands)[0]
         if slots not in forests:
             has = np.isfinite(pixels[:, list(slots)]).all(axis=1)
@@ -230,8 +222,6 @@ def _training_pixels(root: Path, split: Split) -> tuple[FloatArray, npt.NDArray[
         parts.append(row)
         codes.append(scene.codes[told])
     for table in labelled_spectra(root, split, "train"):
-        from spex_core.bands import band_slots
-
         told = table.codes > 0
         row = np.full((int(told.sum()), len(BANDS)), np.nan, np.float32)
         row[:, list(band_slots(table.bands)[0])] = table.reflectance[told]

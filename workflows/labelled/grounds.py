@@ -50,8 +50,7 @@ def ground_of(scene: LabelledScene, legend: Legend) -> Ground | None:
         return None
     slots = list(scene.slots)
     reflectance = np.full((len(BANDS), *possible.shape), np.nan, np.float32)
-    mean = scene.reflectance[:, scene.observed].mean(axis=1)[:, None, None]
-    reflectance[slots] = np.where(scene.observed, scene.reflectance, mean)
+    reflectance[slots] = scene.filled
     centres = WAVELENGTHS.copy()
     centres[slots] = [band.wavelength_nm for band in scene.bands]
     own = None if np.array_equal(centres, WAVELENGTHS) else centres

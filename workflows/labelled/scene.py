@@ -98,6 +98,13 @@ class LabelledScene:
         return np.asarray(np.isfinite(self.reflectance).all(axis=0))
 
     @property
+    def filled(self) -> FloatArray:
+        """:attr:`reflectance` with the mean of the rest where nothing was observed, as at run time."""
+        observed = self.observed
+        mean = self.reflectance[:, observed].mean(axis=1)[:, None, None]
+        return np.where(observed, self.reflectance, mean).astype(np.float32)
+
+    @property
     def codes(self) -> Codes:
         """``[H, W]`` WorldCover codes; 0: no label, none that tells the class, or not observed."""
         codes = codes_of(self.labels, self.meanings)
