@@ -259,7 +259,8 @@ def _write_reports(
             ),
             missing_blocks=sum(len(run_facts.missing_blocks(state, place.zone)) for place in maps),
             accuracy=accuracy,
-            figures={"Computed in": duration_text(seconds), "Dates joined by": config.composite.method},
+            figures={"Computed in": duration_text(seconds)}
+            | ({"Dates joined by": config.composite.method} if config.composite.method != "median" else {}),
         ),
     )
     for place in maps:
