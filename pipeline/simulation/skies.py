@@ -56,6 +56,9 @@ class _Layer:
     """float32 ``[6, h, w]``: reflectance of the layer where it is opaque."""
     dimming: FloatArray
     """Share of direct light that its shadow takes, on the ground."""
+    height_m: float
+    shift_px: tuple[float, float]
+    """How far its shadow on the ground lies from it: rows, columns."""
 
 
 def power_law_field(
@@ -98,8 +101,9 @@ def cover_ground(rng: np.random.Generator, ground: FloatArray) -> CoveredGround:
         light = light * (1 - layer.dimming)
     dimmed = 1 - light
     seen = ground * (light + dimmed * sky[:, None, None])
-    for layer in layers:  # the highest last
-        seen = seen * (1 - layer.opacity) + layer.tops * layer.opacity
+    for i, layer in enumerate(layers):  # the highest last
+        tops = layer.tops * _light_left(rng, layer, layers[i + 1 :])
+        seen = seen * (1 - layer.opacity) + tops * layer.opacity
         opacity = 1 - (1 - opacity) * (1 - layer.opacity)
     label = np.full((size, size), CLEAR, np.uint8)
     label[snow > 0.45] = SNOW
@@ -224,12 +228,31 @@ def _layer(rng: np.random.Generator, size: int, kind: str, sun: tuple[float, flo
     if kind in ("veil", "streaks"):
         opacity = np.minimum(opacity, np.float32(rng.uniform(0.12, 0.65)))
     reach = min(height_m / np.tan(elevation) / pixel_m, 0.45 * size)
-    moved = round(reach * np.sin(azimuth)), round(reach * np.cos(azimuth))
-    shade = np.roll(opacity, (moved[1], -moved[0]), (0, 1))
+    shift = reach * float(np.cos(azimuth)), -reach * float(np.sin(azimuth))
+    shade = np.roll(opacity, (round(shift[0]), round(shift[1])), (0, 1))
     blur = rng.uniform(0.3, 1.0) + height_m / pixel_m * 0.004
     shade = ndimage.gaussian_filter(shade, float(min(blur, 4.0)), mode="wrap")
     dimming = shade * np.float32(rng.uniform(0.75, 1.0))
-    return _Layer(opacity, _tops(rng, kind, depth, sun), np.asarray(dimming, np.float32))
+    return _Layer(opacity, _tops(rng, kind, depth, sun), np.asarray(dimming, np.float32), height_m, shift)
+
+
+def _light_left(rng: np.random.Generator, layer: _Layer, above: list[_Layer]) -> FloatArray:
+    """Light that reaches the tops of a layer, ``[h, w]``: higher clouds shade it, and its own towers its low parts."""
+    light = np.ones_like(layer.opacity)
+    for higher in above:
+        share = max(1 - layer.height_m / higher.height_m, 0.0)
+        light = light * (1 - np.float32(rng.uniform(0.5, 0.9)) * _moved(higher.opacity, higher.shift_px, share))
+    if rng.random() < 0.5:
+        thickness = rng.uniform(0.1, 0.9)
+        towers = np.clip(2 * layer.opacity - 1, 0, 1)
+        shade = _moved(towers, layer.shift_px, thickness) * (1 - towers)
+        light = light * (1 - np.float32(rng.uniform(0.2, 0.9)) * shade)
+    return np.asarray(light, np.float32)
+
+
+def _moved(field: FloatArray, shift_px: tuple[float, float], share: float) -> FloatArray:
+    moved = np.roll(field, (round(shift_px[0] * share), round(shift_px[1] * share)), (0, 1))
+    return np.asarray(ndimage.gaussian_filter(moved, 1.0, mode="wrap"), np.float32)
 
 
 def _tops(rng: np.random.Generator, kind: str, depth: FloatArray, sun: tuple[float, float]) -> FloatArray:
