@@ -77,7 +77,18 @@ def serve_stac(items_json_path: Path) -> Iterator[str]:
     items = Path(items_json_path).resolve()
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [_rustac(), "serve", "--create-collections", "--addr", url, "--bind", f"127.0.0.1:{port}", str(items)]
+    command = [
+        _rustac(),
+        "serve",
+        "--use-duckdb",
+        "false",
+        "--create-collections",
+        "--addr",
+        url,
+        "--bind",
+        f"127.0.0.1:{port}",
+        str(items),
+    ]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
