@@ -80,6 +80,8 @@ class Accuracy:
     baseline_overall: float | None = None
     """The same for the index rules alone."""
     classes: tuple[ClassAccuracy, ...] = ()
+    simulated: bool = False
+    """The reference and the scenes are of a simulated place."""
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def _accuracy(found: Assessment, rules: Assessment) -> Accuracy:
     classes = zip(found.legend, found.users, found.producers, found.iou, found.confusion.sum(axis=1), strict=True)
     return Accuracy(
         reference="the simulated truth",
+        simulated=True,
         overall=found.overall,
         miou=found.miou,
         baseline_overall=rules.overall,

@@ -124,6 +124,27 @@ def test_problems_are_told_at_the_top(tmp_path: Path) -> None:
     assert "Scene S2A_X was not used: no B11" in html
 
 
+def test_headings_skip_no_level_and_links_can_be_reached(tmp_path: Path) -> None:
+    accuracy = Accuracy("the simulated truth", 0.934, 0.71, 0.80, (ClassAccuracy("Trees", 0.95, 0.92, 0.88),))
+    html = render_report(context(tmp_path, accuracy=accuracy, problems=("S2A_A: B04 unreadable",)))
+    levels = [int(level) for level in re.findall(r"<h(\d)[ >]", html)]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert 'role="img"' not in drawing.partition(">")[0]  # what is in an image has no links for a screen reader
+        links = re.findall(r"<a [^>]*>", drawing)
+        assert links
+        assert all("aria-label=" in link for link in links)
+    assert all('tabindex="0"' in box for box in re.findall(r'<div class="scroll[^>]*>', html))
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_a_simulated_map_says_so_before_anything_else(tmp_path: Path, simulated: bool) -> None:
+    html = render_report(context(tmp_path, accuracy=Accuracy("a reference", 0.9, 0.7, simulated=simulated)))
+    before = html[: html.index("<dl")]
+    assert ("the map shows no real place" in before) is simulated
+
+
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     evil = '"><script>alert(1)</script>'
     region = replace(VALLEY, name=evil)
@@ -140,7 +161,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
 
 def test_outlines_lie_on_the_picture_and_lead_to_their_text(tmp_path: Path) -> None:
     html = render_report(context(tmp_path))
-    paths = re.findall(r'<a href="#(area-\d+)"><path class="area" d="([^"]+)"', html)
+    paths = re.findall(r'<a href="#(area-\d+)" aria-label="[^"]+"><path class="area" d="([^"]+)"', html)
     assert [anchor for anchor, _ in paths] == ["area-0", "area-1"]
     assert all(f'id="{anchor}"' in html for anchor, _ in paths)
     xs = [float(x) for x in re.findall(r"[ML](-?[\d.]+) ", paths[0][1])]
