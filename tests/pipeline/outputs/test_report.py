@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -129,7 +130,7 @@ def test_headings_skip_no_level_and_links_can_be_reached(tmp_path: Path) -> None
     html = render_report(context(tmp_path, accuracy=accuracy, problems=("S2A_A: B04 unreadable",)))
     levels = [int(level) for level in re.findall(r"<h(\d)[ >]", html)]
     assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     for drawing in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
         assert 'role="img"' not in drawing.partition(">")[0]  # what is in an image has no links for a screen reader
         links = re.findall(r"<a [^>]*>", drawing)
