@@ -22,6 +22,7 @@ from pipeline.commands.options import (
     require,
     run_config,
 )
+from pipeline.commands.questions import on_terminal, questions, someone_can_answer
 
 
 def demo(
@@ -165,6 +166,7 @@ def init(
 ) -> None:
     """Writes a run file with comments to begin with, for a box or a region file.
 
+    Asks for area, days and name if no area is given and a person can answer.
     Example: spex init --bbox 4.8,50.5,5.2,50.8 --start 2025-07-01 --end 2025-07-31
     """
     if region is not None:
@@ -172,7 +174,11 @@ def init(
     from pipeline.settings.new_run_file import write_run_file
     from pipeline.settings.new_run_options import new_run
 
-    new = new_run(bbox=bbox, region=region, start=start, end=end_day, name=name, provider=provider, url=url)
+    given = (bbox, region, start, end_day, name)
+    if all(option is None for option in given) and not as_json and someone_can_answer():
+        new = questions(on_terminal, lambda said: typer.echo(said, err=True), provider=provider, url=url)
+    else:
+        new = new_run(bbox=bbox, region=region, start=start, end=end_day, name=name, provider=provider, url=url)
     written = write_run_file(file, new, force=force)
     if not as_json:
         print(f"written: {', '.join(str(path) for path in written)}; next: spex plan {file}")
