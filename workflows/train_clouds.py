@@ -210,6 +210,27 @@ def loss_of(logits: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> 
     return -(chosen * weight).sum() / weight.sum().clamp(min=1)
 
 
+def without_class_weights(network: CloudNetwork) -> None:
+    """Takes :data:`CLASS_WEIGHT` out of the answers of a trained network.
+
+    Weights in the loss make what was weighted look more frequent by that factor; the logits of the head say so, and
+    less their logarithm they are those of the classes as they were drawn.
+    """
+    with torch.no_grad():
+        network.head.bias -= torch.tensor(CLASS_WEIGHT).log().repeat_interleave(len(network.head.bias) // ANY_CLOUD)
+
+
+def average(network: CloudNetwork, start: Mapping[str, torch.Tensor], share: float) -> None:
+    """Mixes weights with those that training began from: the mean of two states is often better than either.
+
+    Wortsman et al. 2022, arXiv 2109.01903.
+    """
+    state = network.state_dict()
+    network.load_state_dict(
+        {key: value.lerp(start[key], share) if value.is_floating_point() else value for key, value in state.items()}
+    )
+
+
 def train(
     network: CloudNetwork, sampler: Sampler, minutes: float, batch: int, rate: float, first: int, log: Path
 ) -> None:
@@ -254,6 +275,7 @@ def main() -> None:
     parser.add_argument("--labelled-share", type=float, default=0.0, help="share of crops from drawn scenes")
     parser.add_argument("--leave-out", default="", help="name of a drawn scene that is not trained on")
     parser.add_argument("--start", type=Path, help="checkpoint folder to go on from")
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the weights of --start in the result")
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=2e-3)
@@ -269,13 +291,18 @@ def main() -> None:
     if options.leave_out and options.leave_out not in {scene.name for scene in drawn}:
         parser.error(f"--leave-out {options.leave_out}: there is no such drawn scene")
     labelled = tuple(scene for scene in drawn if scene.name != options.leave_out)
+    if options.keep and not options.start:
+        parser.error("--keep needs --start")
     torch.manual_seed(options.seed)
     network = CloudNetwork()
     if options.start:
         load_weights(network, options.start / TRAINED)
+    start = {key: value.clone() for key, value in network.state_dict().items()}
     sampler = Sampler(simulated, real, labelled, labelled_share=options.labelled_share)
     train(network, sampler, options.minutes, options.batch, options.rate, options.seed * 10**8, options.out / "log.txt")
+    average(network, start, options.keep)
     safetensors.torch.save_model(network, str(options.out / TRAINED))
+    without_class_weights(network)
     examples = [torch.from_numpy(np.stack([sampler.crop(8 * i + j)[0] for j in range(8)])) for i in range(EXAMPLES)]
     CloudDetector.from_network(network, examples).save(options.out)
 

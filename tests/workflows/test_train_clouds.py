@@ -65,6 +65,26 @@ def test_a_short_training_learns_and_is_kept(tmp_path: Path, monkeypatch: pytest
     assert CloudDetector.load(tmp_path).classes(images[0].numpy()).shape == (64, 64)
 
 
+def test_answers_lose_what_the_loss_had_added() -> None:
+    torch.manual_seed(1)
+    network = CloudNetwork(CloudNetworkConfig((8, 8, 8), 1)).eval()
+    image = torch.from_numpy(FLAT[None, :, :CROP, :CROP].copy())
+    with torch.no_grad():
+        before = network(image)
+        train_clouds.without_class_weights(network)
+        expected = torch.softmax(before, 1) / torch.tensor(train_clouds.CLASS_WEIGHT)[:, None, None]
+        torch.testing.assert_close(torch.softmax(network(image), 1), expected / expected.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_start_is_kept(share: float) -> None:
+    first, second = (CloudNetwork(CloudNetworkConfig((8, 8, 8), 1)) for _ in range(2))
+    start = {key: value.clone() for key, value in first.state_dict().items()}
+    own = second.head.weight.clone()
+    train_clouds.average(second, start, share)
+    torch.testing.assert_close(second.head.weight, share * first.head.weight + (1 - share) * own)
+
+
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     (tmp_path / "training.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="holds no weights"):
