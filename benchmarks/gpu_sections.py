@@ -115,7 +115,7 @@ def measure(options: argparse.Namespace, report: Report) -> None:
 def tiny_model(bench: Bench) -> None:
     """The built-in model as actors run it: from reflectance on the host to scores on the device."""
     device, scale, legend = bench.device, bench.scale, Legend.from_yaml()
-    torch.use_deterministic_algorithms(True, warn_only=True)  # as in an actor
+    torch.set_deterministic_debug_mode("warn")  # as in an actor
     tiling = TilingSettings(scale.tile_px)
     draw = np.random.default_rng(0)
     tile = draw.uniform(0.02, 0.4, (len(SENTINEL2_BANDS), scale.tile_px, scale.tile_px)).astype(np.float32)

@@ -26,7 +26,7 @@ def main(run_file: Path, tiles: int) -> None:
 
     config = RunConfig.from_yaml(run_file)
     torch.set_num_threads(config.compute.threads_per_actor)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")  # as in an actor
     device = device_for(config.model, config.compute.gpus_per_actor)
     if gpu_number(config.model) is not None:
         device = config.model.device  # no Ray lends it here

@@ -85,9 +85,9 @@ def _look(watched: psutil.Process, seconds: dict[_ProcessId, float], kinds: dict
             times = member.cpu_times()
             process_id = (member.pid, member.create_time())
             seconds[process_id] = times.user + times.system
-            if command := member.cmdline():  # one that has just ended has none
+            kinds.setdefault(process_id, "the command itself")  # one that has just ended has no command, or an error
+            if command := member.cmdline():
                 kinds[process_id] = kind_of(command)
-            kinds.setdefault(process_id, "the command itself")
             total += member.memory_full_info().pss / 2**20
         except psutil.Error:
             continue

@@ -20,7 +20,7 @@ from rasterio.enums import Resampling
 from rasterio.windows import Window as RasterWindow
 
 from pipeline.imagery.copies import CopyReaders, Notes, band_file
-from pipeline.records.grid import geobox
+from pipeline.records.grid import geobox, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.scene import SCL, Scene, SceneAsset
 from pipeline.sources.hrefs import AssetDoor
@@ -53,7 +53,7 @@ def load(
     out = np.empty((len(scenes), len(names), window.height, window.width), np.float32)
     if not scenes:
         return out
-    bounds = geobox(grid, window).boundingbox.bbox
+    bounds = window_bounds(grid, window)
     spec = _Spec(grid.epsg, Affine(grid.resolution_m, 0.0, bounds[0], 0.0, -grid.resolution_m, bounds[3]))
     files = {scene.assets[name].href: band_file(scene, name) for scene in scenes for name in names}
     readers = CopyReaders(files, door, {} if notes is None else notes)

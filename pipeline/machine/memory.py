@@ -7,6 +7,8 @@ import os
 import resource
 import socket
 import threading
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -15,6 +17,8 @@ import psutil
 from pipeline.machine.control_groups import memory_limit
 
 INTERVAL_S = 0.5
+SEARCH_S = 4.0
+"""How often descendants are looked for: that goes through all processes of the machine, and workers stay."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,12 @@ def resident_mb(process: psutil.Process) -> float:
     Pages that several share (Ray's object store, libraries) count once: as the most that one of them shares. The sum
     of what ``ps`` gives would count them once per process. Where the system does not tell what is shared, it is that.
     """
+    return _together_mb(family(process))
+
+
+def _together_mb(members: Iterable[psutil.Process]) -> float:
     own, shared = 0, 0
-    for member in family(process):
+    for member in members:
         try:
             found = member.memory_info()
         except psutil.Error:  # it ended between the listing and the question
@@ -71,10 +79,17 @@ def resident_mb(process: psutil.Process) -> float:
 
 
 class PeakMemory:
-    """Context manager that watches this process and its descendants: ``with PeakMemory() as peak: ...; peak.mb``."""
+    """Context manager that watches this process and its descendants: ``with PeakMemory() as peak: ...; peak.mb``.
 
-    def __init__(self, interval_s: float = INTERVAL_S) -> None:
-        self._interval_s = interval_s
+    Args:
+        interval_s: How often memory is looked at.
+        search_s: How often descendants are looked for; those known are looked at each time.
+    """
+
+    def __init__(self, interval_s: float = INTERVAL_S, search_s: float = SEARCH_S) -> None:
+        self._interval_s, self._search_s = interval_s, search_s
+        self._members: list[psutil.Process] = []
+        self._searched = float("-inf")
         self._process = psutil.Process()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="spex-peak-memory", daemon=True)
@@ -86,7 +101,9 @@ class PeakMemory:
         return self._peak_mb
 
     def _sample(self) -> None:
-        self._peak_mb = max(self._peak_mb, resident_mb(self._process))
+        if time.monotonic() - self._searched >= self._search_s:
+            self._members, self._searched = family(self._process), time.monotonic()
+        self._peak_mb = max(self._peak_mb, _together_mb(self._members))
 
     def _watch(self) -> None:
         while not self._stop.wait(self._interval_s):

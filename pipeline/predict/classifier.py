@@ -286,7 +286,8 @@ class BlockClassifier:
             import torch
 
             torch.set_num_threads(settings.threads)
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            # As use_deterministic_algorithms does, but that also imports torch's compiler: as long as torch itself.
+            torch.set_deterministic_debug_mode("warn")
         self._classifier = load_classifier(
             settings.model,
             settings.legend,

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import rasterio.features
 import shapely
 from affine import Affine
-from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from pipeline.errors import RegionError
 from pipeline.records import antimeridian
 from pipeline.records.plan import Window, ZoneGrid
+
+if TYPE_CHECKING:
+    from odc.geo.geobox import GeoBox
 
 DENSIFY_DEGREES = 0.01
 """Longest edge kept straight. A lon/lat edge of 0.01 degrees bends by less than 0.1 m in UTM below 84 degrees."""
@@ -64,6 +67,8 @@ def grid_window(grid: ZoneGrid) -> Window:
 
 def geobox(grid: ZoneGrid, window: Window | None = None) -> GeoBox:
     """A window of the grid (default: all of it) as an odc-geo ``GeoBox``; the window may lie outside the grid."""
+    from odc.geo.geobox import GeoBox  # with dask: not for every worker
+
     window = window or grid_window(grid)
     return GeoBox((window.height, window.width), transform(grid, window), f"EPSG:{grid.epsg}")
 

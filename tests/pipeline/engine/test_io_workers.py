@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -140,3 +143,14 @@ def test_whatever_happens_every_call_has_a_process_and_no_more_live_than_asked_f
             getattr(pool, act)(call)
             getattr(pool, act)(call)  # told twice
         assert machines.alive <= size
+
+
+HEAVY = ("torch", "transformers", "stackstac", "xarray", "dask", "odc")
+
+
+def test_a_reader_starts_without_what_it_does_not_use() -> None:
+    """Each costs every process of a run a fifth of a second or more."""
+    code = f"import sys, pipeline.engine.io_workers\nprint(sorted(set({HEAVY!r}) & sys.modules.keys()))"
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["[]"], done.stderr

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from multiprocessing import shared_memory
 
 import psutil
+import pytest
 
+from pipeline.machine import memory as looked_at
 from pipeline.machine.memory import PeakMemory, resident_mb
 
 MB = 2**20
@@ -30,7 +33,7 @@ def test_what_processes_share_counts_once_and_what_is_their_own_each_time() -> N
     try:
         memory.buf[:] = bytes(SHARED_MB * MB)
         before = resident_mb(psutil.Process())
-        with PeakMemory(interval_s=0.01) as peak:
+        with PeakMemory(interval_s=0.01, search_s=0) as peak:
             for _ in range(3):
                 children.append(
                     subprocess.Popen(
@@ -54,3 +57,24 @@ def test_what_processes_share_counts_once_and_what_is_their_own_each_time() -> N
             child.kill()
         memory.close()
         memory.unlink()
+
+
+def test_descendants_are_looked_for_now_and_then_and_those_known_looked_at_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[psutil.Process] = []
+
+    def family(process: psutil.Process) -> list[psutil.Process]:
+        searches.append(process)
+        return [process]
+
+    monkeypatch.setattr(looked_at, "family", family)
+    with PeakMemory(interval_s=0.01, search_s=60) as peak:
+        before = peak.mb
+        held = bytearray(64 * MB)
+        deadline = time.monotonic() + 20
+        while peak.mb < before + 48 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert held[0] == 0
+    assert peak.mb >= before + 48
+    assert len(searches) == 1

@@ -68,7 +68,7 @@ def test_bars_only_on_a_terminal() -> None:
 def test_peak_memory_counts_child_processes() -> None:
     alone = resident_mb(psutil.Process())
     grab = "x = bytearray(120 * 2**20); print('ready', flush=True); input()"
-    with PeakMemory(interval_s=0.05) as peak:
+    with PeakMemory(interval_s=0.05, search_s=0) as peak:
         child = subprocess.Popen([sys.executable, "-c", grab], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()

@@ -227,3 +227,25 @@ def test_classifying_imports_neither_rasters_nor_run_files_nor_ray() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", LIGHT], cwd=root, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+ACTOR = """
+import sys
+from types import SimpleNamespace
+sys.modules["torch._inductor"] = sys.modules["torch._dynamo"] = None
+from pipeline.predict import classifier
+from pipeline.settings.run_file import ModelConfig
+classifier.load_classifier = lambda *_, **__: None
+tiling = SimpleNamespace(tile_px=32)
+classifier.BlockClassifier(classifier.ClassifierSettings(ModelConfig(), None, tiling, (), 1, 0.0)).load()
+import torch
+print(torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
+"""
+
+
+def test_an_actor_is_deterministic_without_the_compiler_of_torch() -> None:
+    """Importing it takes as long as torch itself, and 140 MB, in every actor."""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", ACTOR], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]
