@@ -81,8 +81,8 @@ class ViewServer(ThreadingHTTPServer):
         self.output = output
         self.why = why
         self.one_at_a_time = threading.Lock()
-        super().__init__((LOOPBACK, port), _Handler)
         self.root = os.open(output, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        super().__init__((LOOPBACK, port), _Handler)  # closes everything where it fails
 
     @property
     def address(self) -> str:
@@ -226,6 +226,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _json({"text": self.server.why(run, lon, lat)})
         except SpexError as error:
             return _json({"error": harmless(str(error))})
+        except Exception as error:  # of the libraries that read the scenes; the page shows it, and the server goes on
+            return _json({"error": harmless(f"{type(error).__name__}: {error}")})
         finally:
             self.server.one_at_a_time.release()
 

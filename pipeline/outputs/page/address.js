@@ -8,8 +8,9 @@ export function readAddress(hash) {
   const view = {};
   const text = (key) => given.get(key)?.trim() || undefined;
   const numbers = (key, count) => {
-    const found = (text(key) ?? "").split(",").map(Number);
-    return found.length === count && found.every(Number.isFinite) ? found : undefined;
+    const found = text(key)?.split(",") ?? [];
+    const read = found.map((part) => (/^-?\d+(\.\d+)?$/.test(part) ? Number(part) : Number.NaN));
+    return read.length === count && read.every(Number.isFinite) ? read : undefined;
   };
   view.folder = text("map");
   view.centre = numbers("c", 3); // easting, northing, zoom

@@ -2,10 +2,11 @@
 
 import { readAddress, writeAddress } from "./address.js";
 import { cogOf, fileOf, loadMaps, regionAt, regionsOf, ringsOf, seriesOf, whyAt } from "./catalog.js";
+import { element } from "./charts.js";
 import { byColour, byPalette, boundsOf, classPalette, clipPane, CogLayer, confidencePalette, planeOf } from "./layers.js";
 import { areasOf, labelOf, showCharts, showCredits, showLegend, showPoint, showRegions } from "./panel.js";
 import { utmZone } from "./projection.js";
-import { languageName, loadTexts, t } from "./texts.js";
+import { className, languageName, loadTexts, percent, t } from "./texts.js";
 
 const { L } = globalThis;
 const MOST_PERIODS = 60; // whose sub-regions are read for a chart
@@ -97,7 +98,7 @@ function openPlane(cog) {
   grid = map.crs;
   marker = outlines = null;
   layers = {};
-  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 1 });
+  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.5 });
   L.control.zoom({ zoomInTitle: t("zoom_in"), zoomOutTitle: t("zoom_out") }).addTo(plane);
   L.control.scale({ imperial: false, maxWidth: 140 }).addTo(plane);
   for (const [name, order] of [["picture", 200], ["top", 300], ["outlines", 400]]) plane.createPane(name).style.zIndex = order;
@@ -213,6 +214,7 @@ async function chooseRegion(id, move = true) {
   showRegions(map, regions, state.region, (chosen) => chooseRegion(chosen));
   outlines?.eachLayer((line) => {
     line.getElement()?.classList.toggle("chosen", line.region === state.region);
+    if (line.region === state.region) line.bringToFront();
     if (move && line.region === state.region) plane.fitBounds(line.getBounds(), { padding: [24, 24] });
   });
   if (move) by("region").querySelector("h3")?.focus({ preventScroll: true });
@@ -245,6 +247,8 @@ async function askPoint(x, y) {
     const region = lonlat ? regionAt(regions, ...lonlat) : null;
     const certain = entry && confidence && confidence[0] <= 100 ? confidence[0] : null;
     const found = { x, y, lonlat, entry, confidence: certain, region: region?.name ?? null, scores: ranked.sort((a, b) => b.score - a.score) };
+    const short = certain === null ? "" : ` · ${percent(certain / 100)}`;
+    marker.bindTooltip(element("span", { text: entry ? `${className(entry.name)}${short}` : t("point_nothing") }), { permanent: true, direction: "top", offset: [0, -8] });
     showPoint(found, list.explains && map.run ? () => whyAt(map, ...lonlat) : null);
   } catch (error) {
     if (mine === turn) say(error.message);

@@ -1,5 +1,7 @@
 // The rasters of a map as layers of Leaflet, pixel for pixel: the plane is the map's own grid, in metres.
 
+import { windowOf } from "./window.js";
+
 const { L } = globalThis;
 const TILE = 512;
 const CONFIDENCE = [[94, 60, 153], [178, 171, 210], [247, 247, 247], [253, 184, 99], [230, 97, 1]].reverse();
@@ -38,51 +40,6 @@ export function confidenceColour(percent) {
 
 const rgb = (color) => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
 const word = (r, g, b) => ((255 << 24) | (b << 16) | (g << 8) | r) >>> 0;
-
-/** Values of a window of the screen, nearest neighbour, from the overview that fits. */
-export async function windowOf(cog, left, top, scale, size) {
-  const level = cog.levelFor(1 / scale);
-  const image = cog.levels[level];
-  const across = places(left, scale, size, image.factor, image.width);
-  const down = places(top, scale, size, image.factor, image.height);
-  const columns = tilesOf(across, image.tileWidth);
-  const rows = tilesOf(down, image.tileHeight);
-  const bands = cog.samples >= 3 ? 3 : 1;
-  const values = new Uint8Array(size * size * bands);
-  const empty = cog.nodata ?? 0;
-  if (empty !== 0) values.fill(empty);
-  await Promise.all(rows.flatMap((row) => columns.map(async (column) => {
-    const planes = image.planar && bands === 3 ? [0, 1, 2] : [0];
-    const tiles = await Promise.all(planes.map((band) => cog.tile(level, column, row, band)));
-    const inPixel = image.planar ? 1 : image.samples;
-    const [x0, y0] = [column * image.tileWidth, row * image.tileHeight];
-    for (let j = 0; j < size; j += 1) {
-      const y = down[j] - y0;
-      if (down[j] < 0 || y < 0 || y >= image.tileHeight) continue;
-      for (let i = 0; i < size; i += 1) {
-        const x = across[i] - x0;
-        if (across[i] < 0 || x < 0 || x >= image.tileWidth) continue;
-        const from = (y * image.tileWidth + x) * inPixel;
-        const to = (j * size + i) * bands;
-        if (bands === 1) values[to] = tiles[0][from];
-        else for (let b = 0; b < 3; b += 1) values[to + b] = image.planar ? tiles[b][from] : tiles[0][from + b];
-      }
-    }
-  })));
-  return values;
-}
-
-/** For each pixel of the screen the pixel of an image, -1 outside of it. */
-function places(start, scale, size, factor, end) {
-  return Int32Array.from({ length: size }, (_, i) => {
-    const place = Math.floor((start + (i + 0.5) / scale) / factor);
-    return place >= 0 && place < end ? place : -1;
-  });
-}
-
-function tilesOf(pixels, side) {
-  return [...new Set(Array.from(pixels).filter((p) => p >= 0).map((p) => Math.floor(p / side)))];
-}
 
 /** A layer of canvases. `paint(values, words)` turns values into colours, and may be changed: see `repaint`. */
 export const CogLayer = L.GridLayer.extend({

@@ -32,7 +32,8 @@ export const className = (name) => words[`class:${name}`] ?? name;
 
 export const number = (value, digits = 0) =>
   value.toLocaleString(language, { minimumFractionDigits: digits, maximumFractionDigits: digits });
-export const percent = (share) => `${number(100 * share, share > 0 && share < 0.1 ? 1 : 0)} %`;
+/** Small and nearly whole shares with a decimal: 99.6 % is not all. */
+export const percent = (share) => `${number(100 * share, (share > 0 && share < 0.1) || (share > 0.99 && share < 1) ? 1 : 0)} %`;
 export const hectares = (value) => `${number(value, value < 10 ? 2 : 0)} ha`;
 export const languageName = (tag) => new Intl.DisplayNames([tag], { type: "language" }).of(tag) ?? tag;
 

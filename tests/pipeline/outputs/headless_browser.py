@@ -16,7 +16,9 @@ from typing import Any
 
 import aiohttp
 
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
 WAIT_S = 60.0
 
 
@@ -79,7 +81,9 @@ class Page:
         text = {"text": "\r"} if name == "Enter" else {}
         code = {"Enter": 13, "ArrowRight": 39, "ArrowLeft": 37, "Tab": 9}[name]
         for kind in ("keyDown", "keyUp"):
-            await self.call("Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, **text)
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=name, code=name, windowsVirtualKeyCode=code, **text
+            )
 
     async def screenshot(self, path: Path, **options: Any) -> None:
         said = await self.call("Page.captureScreenshot", format="png", **options)
@@ -100,7 +104,14 @@ async def open_page(address: str, folder: Path, width: int, height: int, dark: b
     assert CHROMIUM is not None
     process = subprocess.Popen(
         [
-            *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", "--no-first-run"),
+            *(
+                CHROMIUM,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--remote-debugging-port=0",
+                "--no-first-run",
+            ),
             *("--disable-background-networking", "--disable-component-update", "--lang=en-US", "--no-proxy-server"),
             *(f"--user-data-dir={folder}", f"--window-size={width},{height}", "about:blank"),
         ],
