@@ -98,7 +98,7 @@ function openPlane(cog) {
   grid = map.crs;
   marker = outlines = null;
   layers = {};
-  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.5 });
+  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.25 });
   L.control.zoom({ zoomInTitle: t("zoom_in"), zoomOutTitle: t("zoom_out") }).addTo(plane);
   L.control.scale({ imperial: false, maxWidth: 140 }).addTo(plane);
   for (const [name, order] of [["picture", 200], ["top", 300], ["outlines", 400]]) plane.createPane(name).style.zIndex = order;

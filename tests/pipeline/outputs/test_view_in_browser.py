@@ -90,17 +90,27 @@ def server(folder: Path) -> Iterator[ViewServer]:
     server.server_close()
 
 
+COLOUR = """(([x, y]) => {
+  const {plane, layers} = spexView;
+  for (const {coords, el, current} of Object.values(layers.classes._tiles)) {
+    const place = plane.options.crs.latLngToPoint(L.latLng(y, x), coords.z).subtract(coords.scaleBy(L.point(512, 512)));
+    if (!current || place.x < 0 || place.y < 0 || place.x >= 512 || place.y >= 512) continue;
+    const copy = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
+    copy.drawImage(el, Math.floor(place.x), Math.floor(place.y), 1, 1, 0, 0, 1, 1);
+    return [...copy.getImageData(0, 0, 1, 1).data];
+  }
+})"""
+SCREEN = """(([x, y]) => {
+  const box = spexView.plane.getContainer().getBoundingClientRect();
+  const place = spexView.plane.latLngToContainerPoint([y, x]);
+  return [box.left + place.x, box.top + place.y];
+})"""
+
+
 async def _colour(page: Page, x: float, y: float) -> Any:
     """Of the drawn classes at a place of the map in metres."""
-    return await page.value(
-        "(() => { const {plane, layers} = spexView; const p = plane.latLngToContainerPoint([%f, %f]);"
-        "const box = plane.getContainer().getBoundingClientRect();"
-        "for (const t of Object.values(layers.classes._tiles)) { const r = t.el.getBoundingClientRect();"
-        "const [u, v] = [box.left + p.x - r.left, box.top + p.y - r.top];"
-        "if (u >= 0 && v >= 0 && u < r.width && v < r.height)"
-        "return [...t.el.getContext('2d').getImageData(u * t.el.width / r.width, v * t.el.height / r.height, 1, 1).data]"
-        "} })()" % (y, x)
-    )
+    await page.until(DRAWN)
+    return await page.value(f"{COLOUR}([{x}, {y}])")
 
 
 async def _look(address: str, profile: Path, width: int, height: int) -> None:
@@ -115,11 +125,7 @@ async def _look(address: str, profile: Path, width: int, height: int) -> None:
         assert drawn == [*(int(color[i : i + 2], 16) for i in (1, 3, 5)), 255]
 
         # a click tells class, confidence, scores and, when asked, reasons
-        x, y = await page.value(
-            "(() => { const b = spexView.plane.getContainer().getBoundingClientRect();"
-            "const p = spexView.plane.latLngToContainerPoint([%f, %f]); return [b.left + p.x, b.top + p.y] })()"
-            % (place[1], place[0])
-        )
+        x, y = await page.value(f"{SCREEN}([{place[0]}, {place[1]}])")
         await page.click(x, y)
         await page.until("document.querySelector('#point strong')")
         told = await page.value("document.querySelector('#point').textContent")
@@ -156,6 +162,7 @@ async def _look(address: str, profile: Path, width: int, height: int) -> None:
         await page.value("document.querySelector('#earlier').click()")
         await page.until("spexView.map.start === '2026-06-01'")
         await page.until(DRAWN)
+        await page.until("location.hash.includes('2026-06-01')")
         kept = await page.value("location.hash")
         for part in ("show=confidence", "swipe=51", f"off={expected}", "region=valley", "2026-06-01"):
             assert part in kept
