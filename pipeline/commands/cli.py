@@ -15,7 +15,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from pipeline.commands import adapt_command, answer_commands, folder_commands, run_commands, workshop_commands
+from pipeline.commands import (
+    adapt_command,
+    answer_commands,
+    folder_commands,
+    run_commands,
+    view_command,
+    workshop_commands,
+)
 from pipeline.errors import BadInputError, NothingMappedError
 from pipeline.machine import allocator, interruption, standard_streams, wheel_data
 from pipeline.machine.addresses import without_secrets
@@ -43,6 +50,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
     (adapt_command.adapt, "Make a checkpoint for a legend of your own"),
     (folder_commands.status, "Say how far runs are and what failed"),
+    (view_command.view, "Show maps in the browser"),
     (folder_commands.publish, "Send maps to a bucket, only what changed"),
     (folder_commands.clean, "Free what an output folder needs no more"),
     (answer_commands.explain, "Say why the map has its class at a point"),

@@ -165,8 +165,12 @@ class KeptRun:
         return bounds[0], bounds[1], bounds[2], bounds[3]
 
 
-def open_kept_run(output: Path) -> KeptRun:
+def open_kept_run(output: Path, run_id: str | None = None) -> KeptRun:
     """Opens the run of an output folder whose map is published there; of several, the one published last.
+
+    Args:
+        output: The output folder.
+        run_id: The run that is meant.
 
     Raises:
         OutputError: No run, several output folders, or no store any more; the message says what helps.
@@ -176,7 +180,7 @@ def open_kept_run(output: Path) -> KeptRun:
     if "" not in folders:
         names = ", ".join(str(path) for path in list(folders.values())[:4])
         raise OutputError(f"{output} holds several maps: name the folder of one, such as {names}")
-    states = state_folders(output)
+    states = [folder for folder in state_folders(output) if run_id is None or folder.name == run_id]
     kept = [folder for folder in states if (folder / PLAN_FILE).is_file()]
     finished = [folder for folder in kept if (folder / RESULT_FILE).is_file()]
     if not kept or (not finished and any((folder / CLEANED_PLAN_FILE).is_file() for folder in states)):

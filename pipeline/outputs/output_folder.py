@@ -18,9 +18,20 @@ COLLECTION_FILE = "collection.json"
 PARQUET_FILE = "items.parquet"
 REPORT_FOLDER = "report"
 REPORT_FILE = "index.html"
+VIEW_FOLDER = "view"
+"""The page that draws the maps, see :mod:`pipeline.outputs.view_page`."""
 _STATE_FOLDER = ".spex"
 _MODELS_END = "-models"
-_RESERVED = {CATALOG_FILE, COLLECTION_FILE, PARQUET_FILE, REPORT_FOLDER, _STATE_FOLDER, ".monthly", "archive"}
+_RESERVED = {
+    CATALOG_FILE,
+    COLLECTION_FILE,
+    PARQUET_FILE,
+    REPORT_FOLDER,
+    VIEW_FOLDER,
+    _STATE_FOLDER,
+    ".monthly",
+    "archive",
+}
 """Names that the folder needs for something else; ``archive`` is the demo's."""
 _RESERVED_ENDS = {
     ".json": "files of the catalog end so",
@@ -43,7 +54,7 @@ def check_output(output: Path, collection_id: str) -> None:
     """
     _check_collection_id(collection_id)
     models = collection_id + _MODELS_END
-    refuse_links(output, _STATE_FOLDER, collection_id, models, REPORT_FOLDER)
+    refuse_links(output, _STATE_FOLDER, collection_id, models, REPORT_FOLDER, VIEW_FOLDER, f"{VIEW_FOLDER}/strings")
     _refuse_folders(
         output / CATALOG_FILE,
         output / REPORT_FOLDER / REPORT_FILE,

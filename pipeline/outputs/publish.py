@@ -32,6 +32,7 @@ from pipeline.outputs.map_files import (
 )
 from pipeline.outputs.output_folder import REPORT_FOLDER, check_items, check_output
 from pipeline.outputs.report import Accuracy, ReportContext, map_picture, render_report
+from pipeline.outputs.view_page import page_files
 from pipeline.records.plan import ZonePlan
 from pipeline.settings.model import INDEX_RULES
 
@@ -117,10 +118,12 @@ def check_places(prepared: Prepared) -> None:
     """Asks whether everything that :func:`publish_run` writes can take its place; writes nothing.
 
     Raises:
+        InstallationError: The library of the page is not there.
         OutputError: Something is in the way; the message says what to change.
     """
     config = prepared.config
     check_output(config.output, config.publish.collection_id)
+    page_files()
     items = [place.item for place in map_places(prepared)]
     check_items(config.output, config.publish.collection_id, items, ITEM_FILES)
 

@@ -25,7 +25,7 @@ from pipeline.machine.atomic_files import renew_bytes, renew_json
 from pipeline.machine.own_files import own_folder
 from pipeline.outputs.assets import GEOJSON_TYPE
 from pipeline.outputs.imprint import Imprint
-from pipeline.outputs.index_page import MapEntry, map_entry, render_index
+from pipeline.outputs.index_page import map_entry, render_index
 from pipeline.outputs.output_folder import (
     CATALOG_FILE,
     COLLECTION_FILE,
@@ -39,6 +39,7 @@ from pipeline.outputs.stac_containers import Members, links_of, map_collection, 
 from pipeline.outputs.stac_item import safe_id
 from pipeline.outputs.stac_model import models_collection_id
 from pipeline.outputs.stale_items import remove_item, stale_items
+from pipeline.outputs.view_page import write_page
 from spex_core.legend import Legend
 
 LOCK_WAIT_S = 300.0
@@ -116,7 +117,9 @@ def publish(
             children.append(models_id)
         index = own_folder(output, REPORT_FOLDER) / REPORT_FILE
         renewed_root = root_catalog(root, children, imprint)
-        renew_bytes(index, render_index(_all_maps(output, renewed_root, collection_id, found)).encode())
+        maps = _all_maps(output, renewed_root, collection_id, found)
+        renew_bytes(index, render_index(map_entry(*one) for one in maps).encode())
+        write_page(output, maps)
         renew_json(root_path, renewed_root)
         for item_id in stale:  # last: no link leads there any more
             _remove(folder, item_id)
@@ -200,9 +203,9 @@ def _from_the_table(item: Mapping[str, Any], collection_id: str, url: str | None
 
 def _all_maps(
     output: Path, root: Mapping[str, Any], collection_id: str, fresh: Sequence[Mapping[str, Any]]
-) -> list[MapEntry]:
-    """The maps of all collections in the folder, for the page that lists them."""
-    entries = [map_entry(collection_id, item) for item in fresh]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """The maps of all collections in the folder, each with its collection's id, for the pages that show them."""
+    entries = [(collection_id, item) for item in fresh]
     for link in links_of(root):
         parts = PurePosixPath(str(link["href"])).parts
         if (
@@ -216,7 +219,7 @@ def _all_maps(
         if other == collection_id or other.endswith("-models") or (output / other).is_symlink():
             continue
         members = _members(output / other, read_object(output / other / COLLECTION_FILE), ())
-        entries += [map_entry(other, item) for _, item in members if item is not None]
+        entries += [(other, item) for _, item in members if item is not None]
     return entries
 
 

@@ -26,15 +26,20 @@ from pipeline.outputs.output_folder import (
     PARQUET_FILE,
     REPORT_FILE,
     REPORT_FOLDER,
+    VIEW_FOLDER,
     existing,
 )
 from pipeline.outputs.stac_catalog import catalog_lock
 from pipeline.outputs.stac_containers import links_of
+from pipeline.outputs.view_page import STRINGS_FOLDER
 
 MANIFEST = ".spex-published.json"
 _DATA, _ITEM, _CONTAINER, _ENTRY = range(4)
 """Order of sending: a reader that starts at the entry never follows a link to something that is not there yet."""
-_TYPES = {Path(kind.file).suffix: kind.media_type for kind in ASSETS.values()} | {
+_PAGE_TYPES = {
+    ".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".json": JSON_TYPE, ".txt": "text/plain",
+}  # fmt: skip
+_TYPES = _PAGE_TYPES | {Path(kind.file).suffix: kind.media_type for kind in ASSETS.values()} | {
     ".tif": COG_TYPE, ".json": JSON_TYPE, ".parquet": PARQUET_TYPE, ".xml": "application/xml",
 }  # fmt: skip
 
@@ -180,6 +185,9 @@ def _published(output: Path) -> Iterator[_File]:
     yield _document(output, CATALOG_FILE, _ENTRY)
     if (output / REPORT_FOLDER / REPORT_FILE).is_file():
         yield _document(output, f"{REPORT_FOLDER}/{REPORT_FILE}", _CONTAINER)
+    for path in sorted((output / VIEW_FOLDER).glob("*")) + sorted((output / VIEW_FOLDER / STRINGS_FOLDER).glob("*")):
+        if path.suffix in _PAGE_TYPES and _is_regular(path):
+            yield _document(output, path.relative_to(output).as_posix(), _CONTAINER)
     for name in sorted({child for link in links_of(root) if (child := _child(link)) is not None}):
         for file in (COLLECTION_FILE, PARQUET_FILE):
             if (output / name / file).is_file():

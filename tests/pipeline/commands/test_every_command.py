@@ -21,6 +21,7 @@ WITH_FILES = [
     *((name, "nowhere.yaml") for name in ("plan", "run", "submit", "doctor", "evaluate", "spie", "train")),
     ("run", "nowhere.yaml", "--dry-run"),
     ("status", "nowhere"),
+    ("view", "nowhere"),
     ("explain", "nowhere", "--at", "11,46"),
     ("ask", "nowhere", "lake"),
     ("convert-checkpoint", "nowhere", "target"),

@@ -80,7 +80,8 @@ def test_publishing_again_writes_nothing(tmp_path: Path) -> None:
     publish(prepared, store)
     after = contents(tmp_path)
     assert {name for name in before if before[name][0] != after[name][0]} == set()
-    shared = ("catalog.json", f"{COLLECTION}/collection.json", f"{COLLECTION}/items.parquet", "report/index.html")
+    shared = ("catalog.json", f"{COLLECTION}/collection.json", f"{COLLECTION}/items.parquet", "report/index.html",
+              "view/index.html", "view/maps.json")  # fmt: skip
     assert all(before[name] == after[name] for name in shared)
 
 

@@ -94,10 +94,16 @@ def test_everything_promised_is_there_and_validates(published: tuple[Path, Publi
         "spex-landcover/collection.json",
         "spex-landcover/items.parquet",
         "report/index.html",
+        "view/index.html",
+        "view/maps.json",
     } <= found
     assert not [name for name in found if ".tmp" in name]
     for path in output.rglob("*.json"):
-        if ".spex" not in path.parts and path.name not in ("explanations.json", "plan.json", "provenance.json"):
+        if not {".spex", "view"} & set(path.parts) and path.name not in (
+            "explanations.json",
+            "plan.json",
+            "provenance.json",
+        ):
             assert problems(json.loads(path.read_text(encoding="utf-8"))) == [], path
 
 

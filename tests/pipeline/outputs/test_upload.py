@@ -95,7 +95,7 @@ def rank(name: str) -> int:
     """Data, items, what holds them, the entry."""
     if name.endswith("catalog.json"):
         return 3
-    if name.endswith(("collection.json", "items.parquet", "index.html")):
+    if name.endswith(("collection.json", "items.parquet", "index.html")) or name.startswith("view/"):
         return 2
     parts = name.split("/")
     return 1 if parts[-1] == f"{parts[-2]}.json" else 0
@@ -111,6 +111,7 @@ def test_a_bucket_gets_everything_once_in_order_then_only_what_changed(output: P
     }  # fmt: skip
     types = {key: kind for _, key, kind in bucket.log}
     assert types["2026/all/report/index.html"] == "text/html"
+    assert types["2026/all/view/app.js"] == "text/javascript"  # browsers run nothing else as a module
     bucket.log.clear()
     assert upload(output, "s3://maps/2026/all", LogProgress()).sent == ()
     assert bucket.log == []
