@@ -2,7 +2,7 @@
 
 ::
 
-    python -m workflows.monthly last-month --output /data/maps
+    spex monthly last-month --output /data/maps
 
 Each ``*.yaml`` of the regions folder is a run file without ``start``, ``end`` and ``output``: the period gives the
 dates, and all maps join the one catalog in ``OUTPUT``. Before a region is mapped its run is planned; if the plan has
@@ -11,7 +11,7 @@ nothing is computed. A map with missing blocks does not count as there: it is tr
 
 A crontab line, on the fifth of each month at 03:10::
 
-    10 3 5 * *  cd /srv/spex && .venv/bin/python -m workflows.monthly last-month --output /data/maps >> monthly.log 2>&1
+    10 3 5 * *  cd /srv/spex && .venv/bin/spex monthly last-month --output /data/maps >> monthly.log 2>&1
 
 Exit codes: 0 all there, or no scene of the period matches; 3 a map has gaps; 4 nothing could be mapped (scenes match
 and none is usable, or every pixel is cloud); 2 bad input; 1 a run failed (the worst of all regions); 75 another process
@@ -21,6 +21,7 @@ is at work on the same output folder and nothing was started (``EX_TEMPFAIL``).
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import hashlib
 import json
 import logging
@@ -242,11 +243,20 @@ def _told(outcomes: Iterator[Outcome], period: Period, aside: bool) -> list[Outc
     return told
 
 
-if __name__ == "__main__":
-    standard_streams.secure()
-    leave_out_foreign_data()
+app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.command()
+@functools.wraps(main)
+def _logged(**options: Any) -> None:
     # Standard error, which cron mails or logs; only this project's loggers, because libraries say a lot at this level.
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     for package in ("pipeline", "workflows"):
         logging.getLogger(package).setLevel(logging.INFO)
-    typer.run(main)
+    main(**options)
+
+
+if __name__ == "__main__":
+    standard_streams.secure()
+    leave_out_foreign_data()
+    app()

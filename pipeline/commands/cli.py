@@ -19,6 +19,7 @@ from pipeline.commands import (
     adapt_command,
     answer_commands,
     folder_commands,
+    further_commands,
     run_commands,
     view_command,
     workshop_commands,
@@ -48,6 +49,7 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
     (run_commands.plan, "Say what a run will read, cover and cost"),
     (run_commands.run, "Make a map, or finish an interrupted one"),
     (run_commands.submit, "Send a run to a Ray cluster and follow it"),
+    (further_commands.monthly, "Map every region of a folder for a period"),
     (adapt_command.adapt, "Make a checkpoint for a legend of your own"),
     (folder_commands.status, "Say how far runs are and what failed"),
     (view_command.view, "Show maps in the browser"),
@@ -64,7 +66,8 @@ _COMMANDS: tuple[tuple[Callable[..., None], str], ...] = (
 """Commands in the order of ``--help``, each with a summary that fits into a line of it."""
 
 for _command, _summary in _COMMANDS:
-    app.command(short_help=_summary)(_command)
+    _settings = further_commands.PASSED_ON if _command is further_commands.monthly else None
+    app.command(short_help=_summary, context_settings=_settings)(_command)
 
 
 def _told_version(wanted: bool) -> None:

@@ -22,7 +22,6 @@ from pipeline.commands.options import (
     require,
     run_config,
 )
-from pipeline.commands.questions import on_terminal, questions, someone_can_answer
 
 
 def demo(
@@ -171,6 +170,7 @@ def init(
     """
     if region is not None:
         require(region, "region file")
+    from pipeline.commands.questions import on_terminal, questions, someone_can_answer
     from pipeline.settings.new_run_file import write_run_file
     from pipeline.settings.new_run_options import new_run
 

@@ -152,3 +152,27 @@ def test_a_log_file_that_cannot_be_written_is_told(
     assert spex("plan", str(file), "--log-file", str(tmp_path / "no" / "spex.log")) == 2
     assert "log file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--help",), 0, "--regions"),
+        (("soon",), 2, "period 'soon' is not known"),
+        (("2026-10", "--regions", "nowhere"), 2, "nowhere"),
+    ],
+)
+def test_another_package_brings_the_command_of_months(
+    arguments: tuple[str, ...], code: int, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert spex("monthly", *arguments) == code
+    said = capsys.readouterr()
+    assert told in said.out + said.err
+
+
+def test_a_command_that_nobody_brings_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.commands.further_commands.entry_points", lambda **_: ())
+    assert spex("monthly", "2026-10") == 2
+    assert "install spex-landcover again" in capsys.readouterr().err

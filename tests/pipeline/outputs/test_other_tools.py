@@ -24,6 +24,7 @@ from rio_tiler.io import STACReader
 from starlette.testclient import TestClient
 from titiler.core.factory import TilerFactory
 
+from pipeline.outputs.assets import ASSETS
 from pipeline.simulation.server import serve_files, serve_stac
 from tests.pipeline.outputs.small_items import COLLECTION
 from tests.pipeline.outputs.test_publish import EAST, WEST, finished_run, publish
@@ -62,6 +63,7 @@ def test_a_search_finds_each_zone_once_with_addresses_that_open(found: list[Item
     assert len(found) == 2
     for item in found:
         assert all(asset.href.startswith(f"{address}/{COLLECTION}/{item.id}/") for asset in item.assets.values())
+        assert all(file_of(item, key, output).name == ASSETS[key].file for key in item.assets)
         assert all(file_of(item, key, output).is_file() for key in item.assets)
 
 
