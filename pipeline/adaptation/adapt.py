@@ -31,6 +31,7 @@ from pipeline.runs.preparation import prepare_run
 from pipeline.settings.run_file import RunConfig
 from spex_core.checkpoints import LEGEND_FILE, resolve_checkpoint
 from spex_core.durable_files import DRAFT_MARK, make_folder, put_in_place
+from spex_core.familiarity import inherit_familiarity
 from spex_core.legend import Legend
 
 LEAST_SAMPLES = 5
@@ -83,7 +84,7 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
     import torch
 
     from spex_core import SpexForLandCover
-    from spex_core.adapting import adapted_model, check_adaptable, write_adapted
+    from spex_core.adapting import adapted_model, check_adaptable
 
     folder = resolve_checkpoint(config.model.checkpoint)
     model: Any = SpexForLandCover.from_pretrained(folder)
@@ -146,8 +147,15 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
         )
         weights, bias = _tensors(head)
         adapted = adapted_model(model, legend, weights, bias, words, temperature)
-        _write(adaptation, options, lambda draft: write_adapted(adapted, draft, stored))
+        _write(adaptation, options, lambda draft: _write_model(adapted, folder, draft, stored))
     return adaptation
+
+
+def _write_model(adapted: Any, base: Path, draft: Path, stored: Any) -> None:
+    from spex_core.adapting import write_adapted
+
+    write_adapted(adapted, draft, stored)
+    inherit_familiarity(base, draft)  # the part that looks at spectra is the base's
 
 
 def _stored_type(folder: Path) -> Any:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.explain.claims import UNFAMILIAR_SHARE
 from pipeline.explain.sentences import format_area, format_share
 from pipeline.machine.progress import duration_text, size_text
 from pipeline.mapstore.status import RunState
@@ -240,11 +241,13 @@ def _areas(result: RunResult, console: Console) -> None:
     """Area per class over all sub-regions, from the explanations that were just written."""
     areas: dict[str, float] = {}
     seen: set[str] = set()
+    unlike = 0.0
     for path in result.outputs["explanations"]:
         for region in json.loads(path.read_text(encoding="utf-8"))["regions"]:
             if region["id"] not in seen:  # a sub-region across two zones stands in the files of both
                 seen.add(region["id"])
                 for entry in region["classes"]:
+                    unlike += entry.get("unfamiliar_share", 0.0) * entry["area_ha"]
                     areas[entry["name"]] = areas.get(entry["name"], 0.0) + entry["area_ha"]
     total = sum(areas.values())
     if not total:
@@ -255,6 +258,9 @@ def _areas(result: RunResult, console: Console) -> None:
     for name, area in sorted(areas.items(), key=lambda pair: -pair[1]):
         table.add_row(_plain(name), format_area(area), f"{area / total:.1%}")
     console.print(table)
+    if unlike / total >= UNFAMILIAR_SHARE:
+        share = format_share(unlike / total)
+        _line(console, f"{share} is unlike anything this model was trained on: look at unfamiliar.tif before using it")
 
 
 def _missing(result: RunResult, output: Path, console: Console) -> None:

@@ -21,6 +21,7 @@ from pipeline.machine.addresses import without_secrets
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
 from pipeline.mapstore.store import RunStore
+from pipeline.mapstore.unfamiliar_cells import cell_scores
 from pipeline.planning.software import check_worker
 from pipeline.predict.stitch import Piece, finalise, merge
 from pipeline.records.dated_pixels import DatedPixels
@@ -31,6 +32,7 @@ from pipeline.records.windows import slices
 from pipeline.settings.run_file import CompositeConfig
 from pipeline.sources.hrefs import AssetDoor
 from spex_core.bands import BAND_INDEX
+from spex_core.familiarity import Familiarity
 from spex_core.indices import DIFFERENCE_BANDS, SPECTRAL_INDICES, spectral_index, with_either_near_infrared
 from spex_core.legend import Legend
 
@@ -53,6 +55,8 @@ class ZoneContext:
     """What readers may open; None: the scenes' own files and servers."""
     software: Mapping[str, str] = field(default_factory=dict)
     """The plan's versions of what can change a pixel; a process with others refuses to work."""
+    familiarity: Familiarity | None = None
+    """What the model was trained on, where the map says how unlike it is."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class ReadLayers:
     """Valid observations per pixel, ``[h, w]``."""
     truecolor: npt.NDArray[np.uint8] | None = None
     """Red, green and blue for a screen, ``[3, h, w]``; 0: not observed."""
+    unfamiliar: npt.NDArray[np.uint8] | None = None
+    """Scores of cells, see :mod:`pipeline.mapstore.unfamiliar_cells`."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,8 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray | DatedPi
 
     Returns:
         Reflectance float32 ``[10, h, w]`` over ``block.read_window``, or its dates (for the actor), layers over
-        ``block.window`` (for the finisher), and a report (for the driver). Indices and counts are those of the median
-        of the dates.
+        ``block.window`` (for the finisher), and a report (for the driver). Indices, counts and
+        unfamiliarity are those of the median of the dates.
 
     A scene that cannot be read does not raise: it is told in the report and the next-best scene fills in.
 
@@ -156,7 +162,8 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray | DatedPi
     own = slices(block.window, block.read_window)
     reflectance = composite.reflectance[(slice(None), *own)]
     counts = np.ascontiguousarray(composite.valid_count[own])
-    layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance))
+    unfamiliar = None if context.familiarity is None else cell_scores(context.familiarity, reflectance)
+    layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance), unfamiliar)
     problems = tuple(map(without_secrets, composite.problems))
     report = ReadReport(not composite.valid_count.any(), problems, bool(composite.unread), process_memory())
     pixels = composite.reflectance if composite.dated is None else composite.dated
@@ -185,5 +192,6 @@ def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces
         np.where(mask, layers.valid_count, np.uint8(0)),
         cell_means(final.landcover, layers.indices, context.legend.codes),
         None if layers.truecolor is None else np.where(mask, layers.truecolor, np.uint8(0)),
+        layers.unfamiliar,
     )
     return BlockReport(digest, float(np.mean(final.landcover != context.legend.nodata)), process_memory())

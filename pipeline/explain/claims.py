@@ -17,7 +17,7 @@ from pipeline.explain.statistics import ClassStatistics, RegionStatistics
 from spex_core.indices import INDEX_LABELS
 from spex_core.legend import Legend
 
-ClaimKind = Literal["area", "share", "patches", "index", "confidence", "observed", "dominance"]
+ClaimKind = Literal["area", "share", "patches", "index", "confidence", "observed", "dominance", "familiarity"]
 
 NOTABLE_SHARE = 0.01
 """Classes below this share are not compared with others (lowest confidence)."""
@@ -26,6 +26,8 @@ COMPACT_SHARE = 0.6
 FRAGMENTED_SHARE = 0.15
 """A class whose largest patch holds less than this share of it, in many patches, is "fragmented"."""
 FRAGMENTED_PATCHES = 20
+UNFAMILIAR_SHARE = 0.1
+"""Share from which on it is said that an area is unlike what the model was trained on; known land: 0.02."""
 FULL_SHARE = 0.995
 """Observed share from which an area counts as wholly observed."""
 
@@ -60,6 +62,7 @@ _UNCHECKABLE = re.compile(
     r"|increas\w+|decreas\w+|declin\w+|expan\w+|shr[iu]nk\w*|los[st]\w*|gain\w*|recent\w*|former\w*|since|new(?:ly)?)\b",
     re.IGNORECASE,
 )
+_UNLIKE = re.compile(r"\b(?:unlike|unfamiliar|unknown to)\b", re.IGNORECASE)
 _CHECKED_ELSEWHERE = re.compile(
     r"\bno (?:single |dominant )?class\b|\bcould not be mapped: no usable observation\b|\bsmaller patch(?:es)?\b",
     re.IGNORECASE,
@@ -188,6 +191,9 @@ class _Sentence:
         if _OF_CLASS.match(after):
             measured = of.largest_patch_ha / of.area_ha if of else None
             return self._claim(number, "patches", value, measured, 0.01)
+        if _UNLIKE.search(clause):
+            measured = of.unfamiliar_share if of else self.region.unfamiliar_share
+            return self._claim(number, "familiarity", value, measured, 0.01)
         if re.search(r"\bconfiden", clause, re.IGNORECASE):
             return self._claim(
                 number, "confidence", value, of.mean_confidence if of else self.region.mean_confidence, 0.01
@@ -293,6 +299,15 @@ class _Sentence:
             holds = near is not None and near.patches >= FRAGMENTED_PATCHES and (part or 0.0) < FRAGMENTED_SHARE
             return Claim(match[0], "patches", None, part, holds)
 
+        def unlike(match: re.Match[str]) -> Claim:
+            # Of a class only where one is named in the same clause.
+            before, after = self.text[: match.start()].rpartition(";")[2], self.text[match.end() :].partition(";")[0]
+            start, end = match.start() - len(before), match.end() + len(after)
+            named = [m.code for m in self.mentions if start <= m.start < end]
+            near = self.classes.get(named[0]) if named else None
+            share = near.unfamiliar_share if near else None if named else self.region.unfamiliar_share
+            return Claim(match[0], "familiarity", None, share, share is not None and share >= UNFAMILIAR_SHARE)
+
         observed = self.region.observed_share
         return [
             (
@@ -313,6 +328,7 @@ class _Sentence:
             (r"\bfollowed by\b", ordered),
             (r"\blowest\b", lowest),
             (r"\bfragmented\b", fragmented),
+            (_UNLIKE.pattern, unlike),
             (
                 r"\b(?:whole|entire) area was observed\b",
                 lambda m: Claim(m[0], "observed", 1.0, observed, observed >= FULL_SHARE),

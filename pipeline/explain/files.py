@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.explain.claims import Claim
 from pipeline.explain.evidence import reading_of
 from pipeline.explain.sentences import RegionExplanation, format_area, format_share
+from pipeline.explain.statistics import ClassStatistics, RegionStatistics
 from pipeline.machine.atomic_files import write_json, write_text
 from spex_core.indices import INDEX_LABELS
 
@@ -79,6 +80,7 @@ def _region(explanation: RegionExplanation) -> dict[str, Any]:
         "observed_share": round(region.observed_share, 6),
         "mean_confidence": round(region.mean_confidence, 6),
         "mean_observations": round(region.mean_observations, 4),
+        **_unfamiliar(region),
         "classes": [
             {
                 "code": c.code,
@@ -88,6 +90,7 @@ def _region(explanation: RegionExplanation) -> dict[str, Any]:
                 "patches": c.patches,
                 "largest_patch_ha": round(c.largest_patch_ha, 4),
                 "mean_confidence": round(c.mean_confidence, 6),
+                **_unfamiliar(c),
                 "indices": {name: round(value, 4) for name, value in c.indices.items()},
             }
             for c in region.classes
@@ -97,6 +100,12 @@ def _region(explanation: RegionExplanation) -> dict[str, Any]:
         "model_sentences": [s.text for s in explanation.sentences if s.by_model],
         "dropped": [{"text": s.text, "claims": [_claim(c) for c in s.claims]} for s in explanation.dropped],
     }
+
+
+def _unfamiliar(measured: RegionStatistics | ClassStatistics) -> dict[str, float]:
+    """Left out where the model does not know what it was trained on."""
+    share = measured.unfamiliar_share
+    return {} if share is None else {"unfamiliar_share": round(share, 6)}
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

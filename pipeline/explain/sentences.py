@@ -19,6 +19,7 @@ from pipeline.explain.claims import (
     FRAGMENTED_SHARE,
     FULL_SHARE,
     NOTABLE_SHARE,
+    UNFAMILIAR_SHARE,
     Claim,
     check_sentence,
     supported,
@@ -142,7 +143,7 @@ def _sentences(region: RegionStatistics, legend: Legend, overall: RegionStatisti
     words = {c.code: _Words.of(c.name) for c in legend}
     yield _composition(region, words)
     yield from _notable(region, overall, words)
-    yield f"{_observed(region)}; {_confidence(region, words)}"
+    yield f"{_observed(region)}; {_confidence(region, words)}{_unfamiliar(region)}."
 
 
 @dataclass(frozen=True)
@@ -249,13 +250,20 @@ def _observed(region: RegionStatistics) -> str:
 def _confidence(region: RegionStatistics, words: Mapping[int, _Words]) -> str:
     share = format_share(region.mean_confidence)
     if region.mean_confidence < _DOUBTFUL:
-        return f"mean confidence is only {share}: treat this area as provisional."
+        return f"mean confidence is only {share}: treat this area as provisional"
     notable = [c for c in region.classes if c.share >= NOTABLE_SHARE]
     least = min(notable, key=lambda c: (c.mean_confidence, c.code), default=None)
     if least is None or len(notable) == 1 or least.mean_confidence >= _DOUBTFUL:
-        return f"mean confidence is {share}."
+        return f"mean confidence is {share}"
     lowest = f"{words[least.code].name} ({format_share(least.mean_confidence)})"
-    return f"mean confidence is {share}, lowest for {lowest}: read that class with care."
+    return f"mean confidence is {share}, lowest for {lowest}: read that class with care"
+
+
+def _unfamiliar(region: RegionStatistics) -> str:
+    if region.unfamiliar_share is None or region.unfamiliar_share < UNFAMILIAR_SHARE:
+        return ""
+    share = format_share(region.unfamiliar_share)
+    return f"; {share} of the mapped area is unlike anything this model was trained on: its classes there are guesses"
 
 
 def _enumerate(parts: Iterable[str]) -> str:

@@ -24,6 +24,7 @@ from pipeline.explain.patches import PatchCounter, PatchSummary
 from pipeline.machine import pixel_loops
 from pipeline.mapstore.index_cells import INDEX_SCALE, class_sums
 from pipeline.mapstore.layers import LayerName
+from pipeline.mapstore.unfamiliar_cells import count_unlike, pixels_of
 from pipeline.records.grid import grid_window, project, region_mask, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.windows import intersection, slices
@@ -71,6 +72,8 @@ class ZoneLayers:
     reader: LayerReader
     geometry: BaseGeometry
     """The part of the region that this zone maps, lon/lat."""
+    unfamiliar: bool = False
+    """Whether the run knows how unlike the training its pixels are."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ class ClassStatistics:
     """0..1."""
     indices: dict[str, float]
     """Index name → mean over the class's pixels; an index without any valid pixel is left out."""
+    unfamiliar_share: float | None = None
+    """Of its pixels, those unlike anything the model was trained on, 0..1; None: not known of this model."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,8 @@ class RegionStatistics:
     """Valid scenes per mapped pixel."""
     classes: tuple[ClassStatistics, ...]
     """Classes that occur, largest first."""
+    unfamiliar_share: float | None = None
+    """Of the mapped area, what is unlike anything the model was trained on, 0..1; None: not known of this model."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class _Tally:
         self.counts = np.zeros(256, dtype=np.int64)
         self.confidence = np.zeros(256, dtype=np.int64)
         self.observations = 0
+        self.unlike: NDArray[np.int64] | None = None
+        """Pixels of each code that are unlike anything the model was trained on."""
         self.index_sums = np.zeros((len(SPECTRAL_INDICES), 256), dtype=np.int64)
         """Of the codes of the legend's classes."""
         self.index_counts = np.zeros((len(SPECTRAL_INDICES), 256), dtype=np.int64)
@@ -159,6 +168,10 @@ class _Tally:
         self.index_sums[:, legend.codes] += sums
         self.index_counts[:, legend.codes] += counts
         self.counter.add(window, codes, mapped)
+
+    def add_unfamiliar(self, mapped: NDArray[np.bool_], codes: NDArray[np.uint8], scores: NDArray[np.uint8]) -> None:
+        found = count_unlike(codes, mapped, scores)
+        self.unlike = found if self.unlike is None else self.unlike + found
 
     def _add_pixels(
         self,
@@ -239,7 +252,11 @@ def _zone_tallies(areas: Sequence[AreaOfInterest], zone: ZoneLayers, legend: Leg
             rows, cols = slices(part, window)
             cut = {layer: values[..., rows, cols] for layer, values in layers.items()}
             means = zone.reader.read("index_means", part)
-            area.tally.add(part, region_mask(area.geometry, zone.grid, part), cut, means, legend)
+            inside = region_mask(area.geometry, zone.grid, part)
+            area.tally.add(part, inside, cut, means, legend)
+            if zone.unfamiliar:
+                codes, cells = cut["landcover"], zone.reader.read("unfamiliar", part)
+                area.tally.add_unfamiliar(inside & (codes != legend.nodata), codes, pixels_of(cells, part))
     tallies = {area.position: area.tally for area in placed}
     return [tallies.get(first[shape]) for shape in shapes]
 
@@ -272,7 +289,14 @@ def _summarise(
         mean_confidence=confidence / mapped_px / 100 if mapped_px else 0.0,
         mean_observations=sum(t.observations for _, t, _ in found) / mapped_px if mapped_px else 0.0,
         classes=tuple(sorted(classes, key=lambda c: (-c.area_ha, c.code))),
+        unfamiliar_share=_unlike_share(found, legend.codes, mapped_ha),
     )
+
+
+def _unlike_share(found: Sequence[tuple[ZoneGrid, _Tally, Any]], codes: Sequence[int], area_ha: float) -> float | None:
+    """Share of an area, of all its classes or of one."""
+    known = [(g, int(t.unlike[list(codes)].sum())) for g, t, _ in found if t.unlike is not None]
+    return math.fsum(pixels * _pixel_ha(g) for g, pixels in known) / area_ha if known and area_ha else None
 
 
 def _class_statistics(
@@ -296,6 +320,7 @@ def _class_statistics(
         largest_patch_ha=max((s.largest_px * _pixel_ha(g) for g, s in patches), default=0.0),
         mean_confidence=sum(int(t.confidence[code]) for _, t, _ in found) / pixels / 100,
         indices=indices,
+        unfamiliar_share=_unlike_share(found, (code,), area_ha),
     )
 
 

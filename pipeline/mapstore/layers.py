@@ -10,20 +10,27 @@ from typing import Any, Literal
 
 from zarr.codecs import ZstdCodec
 
+from pipeline.mapstore import unfamiliar_cells
 from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.plan import Window, ZonePlan
+from spex_core.familiarity import UNKNOWN
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means", "truecolor"]
+LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means", "unfamiliar", "truecolor"]
 LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
 """Arrays that make the map, in the order of the block's sha256."""
+UNFAMILIAR: LayerName = "unfamiliar"
+"""Of runs whose checkpoint says what it was trained on; where it is, it makes the map and is last in the sha256."""
 PICTURE: LayerName = "truecolor"
 """The image below the map, beside them: stores of earlier versions lack it, and no number depends on it."""
 METADATA = "zarr.json"
 _ZSTD_LEVEL = 1
 """Half the time of level 3 for one percent more bytes."""
+
+
+_CELLS: Mapping[LayerName, int] = {"index_means": CELL_PX, UNFAMILIAR: unfamiliar_cells.CELL_PX}
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class _Layer:
 
 def cell_px(layer: LayerName) -> int:
     """Pixels of the grid per element of a layer, along each axis."""
-    return CELL_PX if layer == "index_means" else 1
+    return _CELLS.get(layer, 1)
 
 
 def selection(layer: LayerName, window: Window) -> tuple[Any, ...]:
@@ -60,7 +67,7 @@ class ChunkFiles:
         return f"{self._folder}/{window.row // self._size}/{window.col // self._size}"
 
 
-def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> None:
+def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend, *, unfamiliar: bool = False) -> None:
     """Makes the arrays of a zone, one chunk per block, in a Zarr group named by its EPSG code."""
     classes, grid = len(legend), zone.grid
     layers: dict[LayerName, _Layer] = {
@@ -72,6 +79,8 @@ def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend) -> Non
             "int16", (len(SPECTRAL_INDICES), classes), ("index", "class", "cell_y", "cell_x"), INDEX_NODATA
         ),
     }
+    if unfamiliar:
+        layers[UNFAMILIAR] = _Layer("uint8", (), ("cell_y", "cell_x"), UNKNOWN)
     layers[PICTURE] = _Layer("uint8", (3,), ("band", "y", "x"), 0)
     group = root.create_group(
         str(grid.epsg),

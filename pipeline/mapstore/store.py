@@ -28,7 +28,16 @@ from zarr.errors import BaseZarrError
 from pipeline.errors import OutputError, StoreError
 from pipeline.machine.own_files import own_folder, refuse_strangers
 from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, JournalWriter, read_journal, replay
-from pipeline.mapstore.layers import LAYERS, PICTURE, LayerName, cell_px, create_zone, metadata_digests, selection
+from pipeline.mapstore.layers import (
+    LAYERS,
+    PICTURE,
+    UNFAMILIAR,
+    LayerName,
+    cell_px,
+    create_zone,
+    metadata_digests,
+    selection,
+)
 from pipeline.mapstore.refusal import write_error
 from pipeline.mapstore.zone_store import UNREADABLE, ZoneStore
 from pipeline.planning.plan_file import read_plan, stored_plan, write_plan
@@ -62,10 +71,16 @@ class RunStore:
         self._zones: dict[int, ZoneStore] = {}
 
     @classmethod
-    def create(cls, folder: str | Path, plan: MapPlan, legend: Legend) -> Self:
+    def create(cls, folder: str | Path, plan: MapPlan, legend: Legend, *, unfamiliar: bool = False) -> Self:
         """Makes the folder of a run, or reopens it if it belongs to the same plan.
 
         What may differ between two runs of one id (links, names, colours) is the newer one's; blocks stay.
+
+        Args:
+            folder: Of the run.
+            plan: Its plan.
+            legend: Classes of the map.
+            unfamiliar: Whether blocks come with scores of how unlike the training they are.
 
         Raises:
             StoreError: The folder holds another plan, or damaged state.
@@ -86,7 +101,7 @@ class RunStore:
             root = zarr.open_group(folder / "scores.zarr", mode="w", zarr_format=3)
             root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
             for zone in plan.zones:
-                create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend)
+                create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend, unfamiliar=unfamiliar)
             root.attrs.update({"metadata_sha256": metadata_digests(store.zarr_path)})
             write_plan(plan, folder / "plan.json")  # last: a folder with a plan has a complete structure
         except OSError as error:
@@ -166,6 +181,7 @@ class RunStore:
         valid_count: npt.NDArray[np.uint8],
         index_means: npt.NDArray[np.int16],
         truecolor: npt.NDArray[np.uint8] | None = None,
+        unfamiliar: npt.NDArray[np.uint8] | None = None,
     ) -> str:
         """Writes all layers of one block and flushes them to disk; writing again replaces.
 
@@ -176,6 +192,7 @@ class RunStore:
             valid_count: uint8 ``[h, w]``.
             index_means: int16 ``[I, K, rows, columns]``, see :mod:`pipeline.mapstore.index_cells`.
             truecolor: uint8 ``[3, h, w]``, see :mod:`pipeline.imagery.true_color`; no part of the sha256.
+            unfamiliar: uint8 ``[rows, columns]``, see :mod:`pipeline.mapstore.unfamiliar_cells`; if kept.
 
         Returns:
             sha256 (hex) over all layers, for the journal.
@@ -192,6 +209,10 @@ class RunStore:
             "index_means": index_means,
         }
         zone = self.zone(epsg)
+        if zone.has(UNFAMILIAR) and unfamiliar is not None:
+            values[UNFAMILIAR] = unfamiliar
+        if missing := [name for name in zone.layers if name not in values]:
+            raise StoreError(f"block {block.index} of EPSG:{epsg} comes without {', '.join(missing)}")
         written = dict(values)
         if truecolor is not None and zone.has(PICTURE):
             written[PICTURE] = truecolor
@@ -223,7 +244,7 @@ class RunStore:
             StoreError: A chunk is damaged.
         """
         zone = self.zone(epsg)
-        return _digest({name: zone.read(name, block.window) for name in LAYERS})
+        return _digest({name: zone.read(name, block.window) for name in zone.layers})
 
     # --- journal --------------------------------------------------------------------------------------------------
 
@@ -258,7 +279,7 @@ class RunStore:
             StoreError: The journal or the structure of the store is damaged.
         """
         for zone in self.plan.zones:  # told here: computing blocks again mends their chunks, and nothing else
-            for layer in LAYERS:
+            for layer in self.zone(zone.grid.epsg).layers:
                 self.zone(zone.grid.epsg).array(layer)
         blocks = {(zone.grid.epsg, block.index): block for zone in self.plan.zones for block in zone.blocks}
         return {
@@ -271,7 +292,7 @@ class RunStore:
         if check == "none":
             return True
         try:
-            if any(os.stat(self.zone(epsg).chunk(layer, block)).st_size == 0 for layer in LAYERS):
+            if any(os.stat(self.zone(epsg).chunk(name, block)).st_size == 0 for name in self.zone(epsg).layers):
                 return False
             return check == "fast" or self.block_sha256(epsg, block) == record.sha256
         except (OSError, StoreError):
@@ -332,7 +353,7 @@ def _check_same(found: MapPlan, wanted: MapPlan, folder: Path) -> None:
 
 def _digest(values: Mapping[LayerName, npt.NDArray[Any]]) -> str:
     digest = hashlib.sha256()
-    for name in LAYERS:
+    for name in (name for name in (*LAYERS, UNFAMILIAR) if name in values):
         value = np.ascontiguousarray(values[name])
         digest.update(f"{name} {value.dtype.str} {value.shape}\n".encode())
         digest.update(value.data)

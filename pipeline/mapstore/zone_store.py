@@ -11,7 +11,7 @@ import numpy.typing as npt
 import zarr
 
 from pipeline.errors import StoreError
-from pipeline.mapstore.layers import METADATA, ChunkFiles, LayerName, check_metadata, selection
+from pipeline.mapstore.layers import LAYERS, METADATA, UNFAMILIAR, ChunkFiles, LayerName, check_metadata, selection
 from pipeline.records.grid import grid_window
 from pipeline.records.plan import Block, Window, ZoneGrid, ZonePlan
 from pipeline.records.windows import intersection
@@ -49,6 +49,11 @@ class ZoneStore:
     def has(self, layer: LayerName) -> bool:
         """Whether the run keeps this layer: those of earlier versions have no picture."""
         return f"{self.grid.epsg}/{layer}/{METADATA}" in self._digests
+
+    @property
+    def layers(self) -> tuple[LayerName, ...]:
+        """Those that make the map."""
+        return (*LAYERS, UNFAMILIAR) if self.has(UNFAMILIAR) else LAYERS
 
     def array(self, layer: LayerName) -> Any:
         """The Zarr array of a layer.

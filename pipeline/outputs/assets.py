@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipeline.predict.stitch import CONFIDENCE_NODATA
+from spex_core.familiarity import UNKNOWN
 from spex_core.legend import Legend
 
 JSON_TYPE = "application/json"
@@ -65,6 +66,18 @@ ASSETS: Mapping[str, AssetKind] = MappingProxyType(
             COG_TYPE,
             _QUALITY,
             Pixels("scenes with a valid observation", COUNT_NODATA),
+        ),
+        "unfamiliar": AssetKind(
+            "unfamiliar.tif",
+            "How unlike anything the model was trained on, percent",
+            COG_TYPE,
+            _QUALITY,
+            Pixels(
+                "percent of the training pixels whose spectra are more like others: 98 and more is unlike anything "
+                "that the model was trained on; one value for 2 x 2 pixels",
+                UNKNOWN,
+                "%",
+            ),
         ),
         "truecolor": AssetKind(
             "truecolor.tif",

@@ -132,15 +132,31 @@ def _landcover_style(
 
 
 def write_confidence_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
-    """Writes the confidence of a zone: uint8 percent 0..100, nodata 255 (0 is a legal percent), average overviews.
+    """Writes the confidence of a zone, see :func:`write_percent_cog`."""
+
+    def read(block: Block) -> np.ndarray:
+        return zone.read("confidence", block.window)
+
+    return write_percent_cog(zone, path, read, "confidence: highest class score, percent", tags=tags)
+
+
+def write_percent_cog(
+    zone: ZoneStore,
+    path: str | Path,
+    read: Callable[[Block], np.ndarray],
+    description: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+) -> Path:
+    """Writes percents of a zone: uint8 0..100, nodata 255 (0 is a legal percent), average overviews.
 
     Raises:
         CogError: Not writable or not a valid COG.
         StoreError: The store is damaged.
     """
     style = _Style(
-        read=lambda block: zone.read("confidence", block.window),
-        descriptions=("confidence: highest class score, percent",),
+        read=read,
+        descriptions=(description,),
         nodata=CONFIDENCE_NODATA,
         resampling="average",
         predictor=2,

@@ -16,7 +16,7 @@ from pipeline.explain.sentences import RegionExplanation
 from pipeline.imagery.true_color import TRUE_COLOR_BANDS
 from pipeline.machine.atomic_files import discard, renew_json
 from pipeline.mapstore.journal import JournalState
-from pipeline.mapstore.layers import PICTURE
+from pipeline.mapstore.layers import PICTURE, UNFAMILIAR
 from pipeline.mapstore.store import RunStore
 from pipeline.outputs import cog, run_facts, stac_item
 from pipeline.outputs.assets import ASSETS
@@ -26,6 +26,7 @@ from pipeline.outputs.provenance import plan_document, provenance_document
 from pipeline.outputs.qgis_style import write_style
 from pipeline.outputs.region_tables import write_regions_csv, write_regions_parquet
 from pipeline.outputs.thumbnail import write_thumbnail
+from pipeline.outputs.unfamiliar import write_unfamiliar_cog
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.plan import ZonePlan
 
@@ -106,7 +107,8 @@ def raster_kinds(prepared: Prepared, store: RunStore) -> tuple[str, ...]:
     seen = set(TRUE_COLOR_BANDS) <= set(prepared.config.source.bands)
     picture = seen and all(store.zone(zone.grid.epsg).has(PICTURE) for zone in prepared.plan.zones)
     scores = prepared.config.publish.scores
-    optional = (("truecolor", picture), ("scores", scores))
+    unfamiliar = all(store.zone(zone.grid.epsg).has(UNFAMILIAR) for zone in prepared.plan.zones)
+    optional = (("unfamiliar", unfamiliar), ("truecolor", picture), ("scores", scores))
     return ("landcover", "confidence", "valid_count", *(key for key, wanted in optional if wanted))
 
 
@@ -126,6 +128,7 @@ def raster_writers(place: MapPlace, prepared: Prepared, store: RunStore) -> tupl
         ),
         "confidence": lambda: cog.write_confidence_cog(zone, file["confidence"], tags=tags),
         "valid_count": lambda: cog.write_valid_count_cog(zone, file["valid_count"], observed, tags=tags),
+        "unfamiliar": lambda: write_unfamiliar_cog(zone, file["unfamiliar"], legend, tags=tags),
         "truecolor": lambda: cog.write_truecolor_cog(zone, file["truecolor"], tags=tags),
         "scores": lambda: cog.write_scores_cog(zone, file["scores"], legend, tags=tags),
     }

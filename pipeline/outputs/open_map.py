@@ -22,7 +22,7 @@ from pipeline.outputs.output_folder import COLLECTION_FILE, existing, read_objec
 _DASK: Any = dask.array  # typed in part only
 CHUNK_PX = 1024
 """Side of what is read at once: two by two tiles of the files."""
-_VARIABLES = ("landcover", "confidence", "valid_count", "truecolor", "scores")
+_VARIABLES = ("landcover", "confidence", "valid_count", "unfamiliar", "truecolor", "scores")
 _BAND_NAMES = {"truecolor": "color", "scores": "class"}
 """Name of the dimension of the bands, where there are several."""
 
@@ -56,8 +56,9 @@ def open_map(folder: str | Path, *, name: str | None = None, epsg: int | None = 
         epsg: Zone (EPSG code), if there are several.
 
     Returns:
-        Variables ``landcover``, ``confidence``, ``valid_count`` (uint8 ``[period, y, x]``), and ``truecolor``
-        (``[period, color, y, x]``) and ``scores`` (percent, ``[period, class, y, x]``) where every period has them.
+        Variables ``landcover``, ``confidence``, ``valid_count`` (uint8 ``[period, y, x]``), and ``unfamiliar`` (the
+        same), ``truecolor`` (``[period, color, y, x]``) and ``scores`` (percent, ``[period, class, y, x]``) where every
+        period has them.
         ``period`` is the first day, with ``period_end`` beside it; ``y`` and ``x`` are pixel centres in metres. Where a
         period has no map, and where it has no data, is the variable's ``_FillValue``. ``attrs["crs"]`` names the zone,
         ``landcover.attrs`` the classes (``flag_values``, ``flag_meanings``).

@@ -17,6 +17,7 @@ from pipeline.machine.own_files import own_folder
 from pipeline.machine.processors import cpu_count
 from pipeline.machine.progress import Progress, duration_text
 from pipeline.mapstore.journal import JournalState
+from pipeline.mapstore.layers import UNFAMILIAR
 from pipeline.mapstore.store import RunStore
 from pipeline.outputs import run_facts, stac_catalog, stac_item, stac_model
 from pipeline.outputs.assets import ASSETS, ITEM_FILES
@@ -150,7 +151,8 @@ def _write_rasters_and_measure(
 def _zone_layers(zone: ZonePlan, prepared: Prepared, store: RunStore) -> ZoneLayers:
     epsg = zone.grid.epsg
     windows = tuple(block.window for block in zone.blocks)
-    return ZoneLayers(zone.grid, windows, store.zone(epsg), prepared.zone_areas[epsg])
+    kept = store.zone(epsg)
+    return ZoneLayers(zone.grid, windows, kept, prepared.zone_areas[epsg], kept.has(UNFAMILIAR))
 
 
 def _write_catalog(

@@ -186,7 +186,9 @@ def _publish_twin(prepared: Prepared, output: Path) -> None:
     """
     plan = dataclasses.replace(prepared.plan, zones=tuple(_small(zone) for zone in prepared.plan.zones))
     config = prepared.config.model_copy(update={"output": output})
-    store = RunStore.create(run_folder(output, plan.run_id), plan, prepared.legend)
+    store = RunStore.create(
+        run_folder(output, plan.run_id), plan, prepared.legend, unfamiliar=bool(prepared.familiarity[0])
+    )
     collection = config.publish.collection_id
     models = models_collection_id(collection)
     for name in ("catalog.json", f"{collection}/collection.json", f"{models}/collection.json"):

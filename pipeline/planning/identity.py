@@ -22,7 +22,14 @@ from pipeline.records.plan import ZonePlan
 from pipeline.records.scene import SCL, SCL_GROWING, SCL_NODATA, Scene, SceneAsset
 from pipeline.records.utm import northing_shift_m
 from pipeline.settings.cloud_model import cloud_fingerprint
-from pipeline.settings.model import INDEX_RULES, compiles, device_kind, precision_for, tiles_per_forward
+from pipeline.settings.model import (
+    INDEX_RULES,
+    compiles,
+    device_kind,
+    familiarity_of,
+    precision_for,
+    tiles_per_forward,
+)
 from pipeline.settings.run_file import CompositeConfig, RunConfig
 from pipeline.sources.file_identity import file_identity
 from spex_core.legend import Legend
@@ -74,6 +81,8 @@ def run_id(
         identity["clouds"] = [config.composite.cloud_mask, clouds, software.get("torch")]
     if config.composite.method == "fuse":
         identity["fusion"] = FUSION_VERSION
+    if network and (familiarity := familiarity_of(config)[0]) is not None:
+        identity["unfamiliar"] = familiarity.fingerprint()
     if config.composite.reject_outliers:
         identity["outliers"] = OUTLIERS_VERSION
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

@@ -22,10 +22,12 @@ from pipeline.settings.model import (
     check_legend,
     check_model,
     classifier_fingerprint,
+    familiarity_of,
     with_own_legend,
 )
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
+from spex_core.familiarity import Familiarity
 from spex_core.legend import Legend
 
 Examine = Callable[[RunConfig, Sequence[Scene]], tuple[tuple[Scene, ...], tuple[tuple[str, str], ...]]]
@@ -48,6 +50,11 @@ class Prepared:
     def doubts(self) -> tuple[tuple[str, str], ...]:
         """(scene id, line) of scenes whose radiometry was corrected or stays doubtful."""
         return tuple((scene.id, scene.doubt) for scene in self.plan.scenes if scene.doubt)
+
+    @functools.cached_property
+    def familiarity(self) -> tuple[Familiarity | None, str]:
+        """What the model was trained on, where the map is to say how unlike it is, and why that is not known."""
+        return familiarity_of(self.config)
 
     @functools.cached_property
     def zone_areas(self) -> dict[int, BaseGeometry]:

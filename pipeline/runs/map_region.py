@@ -67,7 +67,7 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         if cleaned and evaluate is None and (earlier := earlier_result(prepared, folder)) is not None:
             progress.say(ALL_THERE)
             return earlier
-        store = RunStore.create(folder, prepared.plan, prepared.legend)
+        store = RunStore.create(folder, prepared.plan, prepared.legend, unfamiliar=bool(prepared.familiarity[0]))
         if not (to_do := unfinished(prepared, before := store.state())):
             refuse_empty(prepared, before)
         # What is not in the store any more cannot be compared with a reference.
@@ -111,6 +111,8 @@ def _tell(prepared: Prepared, progress: Progress) -> None:
     tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
     blocks = sum(len(zone.blocks) for zone in plan.zones)
     progress.say(f"run {plan.run_id}: {len(plan.scenes)} scenes, {tiles} tiles in {blocks} blocks")
+    if reason := prepared.familiarity[1]:
+        logger.warning("no unfamiliar.tif: %s", reason)
     for note in prepared.region.notes:
         logger.warning("region: %s", note)
     for note in search.completeness.notes:
@@ -199,6 +201,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
             run_folder=store.folder.resolve(),
             door=door,
             software=prepared.plan.software,
+            familiarity=prepared.familiarity[0],
         )
         for zone in prepared.plan.zones
     )

@@ -18,6 +18,7 @@ from spex_core.checkpoints import (
     resolve_checkpoint,
 )
 from spex_core.errors import CheckpointError
+from spex_core.familiarity import Familiarity, read_familiarity
 from spex_core.legend import Legend
 
 if TYPE_CHECKING:
@@ -134,6 +135,19 @@ def with_own_legend(config: RunConfig) -> RunConfig:
         return config
     own = resolve_checkpoint(config.model.checkpoint) / LEGEND_FILE
     return config.model_copy(update={"legend": str(own)}) if own.is_file() else config
+
+
+def familiarity_of(config: RunConfig) -> tuple[Familiarity | None, str]:
+    """What the model of a run was trained on, where its map is to say how unlike it is; and why that is not known.
+
+    The reason is empty where it is not asked for, or where the checkpoint never had such a file.
+
+    Raises:
+        CheckpointError: No such checkpoint.
+    """
+    if not config.publish.unfamiliar or config.model.checkpoint == INDEX_RULES:
+        return None, ""
+    return read_familiarity(resolve_checkpoint(config.model.checkpoint))
 
 
 def check_legend(config: ModelConfig, legend: Legend) -> None:

@@ -32,6 +32,8 @@ class OutputConfig(Section):
     """Also the areas of the classes as polygons (``classes.parquet``)."""
     mosaic: str | None = Field(default=None, pattern=r"^EPSG:[0-9]{4,6}$")
     """Also one map of all zones, in this projected system (``EPSG:3035``), by the nearest pixel."""
+    unfamiliar: bool = True
+    """Also how unlike anything the model was trained on a pixel is (``unfamiliar.tif``), where the checkpoint knows."""
     license: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9.+-]{0,99}$")
     """SPDX identifier of the licence of the map (``CC-BY-4.0``), or ``other``."""
     providers: tuple[ProviderConfig, ...] = ()
