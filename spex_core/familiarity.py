@@ -189,7 +189,8 @@ def _roots(spectra: FloatArray, bands: tuple[int, ...], where: Any) -> Doubles:
 
 
 def _steps(reflectance: npt.NDArray[np.floating]) -> npt.NDArray[np.int32]:
-    return np.rint(np.clip(reflectance * np.float32(STEPS), _LOWEST, _HIGHEST)).astype(np.int32)
+    steps: npt.NDArray[np.int32] = np.rint(np.clip(reflectance * np.float32(STEPS), _LOWEST, _HIGHEST)).astype(np.int32)
+    return steps
 
 
 def fit_familiarity(spectra: FloatArray, weights_sha256: str, *, centres: int = 32, seed: int = 0) -> Familiarity:
@@ -217,7 +218,7 @@ def fit_familiarity(spectra: FloatArray, weights_sha256: str, *, centres: int = 
     for _ in range(20):
         found = _means(points, _nearest(points, found), found)
     nearest = _nearest(points, found)
-    own = _means(roots, nearest, np.linalg.solve(whiten, found.T).T)
+    own = _means(roots, nearest, np.asarray(np.linalg.solve(whiten, found.T).T, np.float64))
     # The spread around the centres, not of the whole: what is between two centres is not land because both are.
     sample = steps[:, half : half + MOST_SAMPLES].astype(np.int16)
     return Familiarity(own, _covariance(roots - own[nearest]), sample, weights_sha256)

@@ -261,3 +261,21 @@ def test_a_name_does_not_start_a_list(name: str, line: str) -> None:
     lines = explanations_markdown(explain_map(MapStatistics((region,), region, {}), LEGEND), "A").splitlines()
     assert f"## {line}" in lines
     assert any(text.startswith(f"{line} (") for text in lines)
+
+
+@pytest.mark.parametrize(("share", "said"), [(None, False), (0.0, False), (0.09, False), (0.34, True), (1.0, True)])
+def test_what_is_unlike_the_training_is_said_where_it_is_much_and_a_false_share_is_refused(
+    share: float | None, said: bool
+) -> None:
+    region = RegionStatistics(**{**vars(VALLEY), "unfamiliar_share": share})
+    told = explain_region(region, LEGEND)
+    assert not told.dropped
+    assert ("unlike anything this model was trained on" in told.text) is said
+    for text, holds in (
+        (f"{(share or 0) * 100:.0f}% of the mapped area is unlike anything this model was trained on.", said),
+        ("71% of the mapped area is unlike anything this model was trained on.", False),
+        ("This area is unlike anything this model was trained on.", said),
+    ):
+        claims = check_sentence(text, region, LEGEND)
+        assert any(c.kind == "familiarity" for c in claims)
+        assert all(c.supported for c in claims) is holds

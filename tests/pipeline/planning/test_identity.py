@@ -176,6 +176,10 @@ RUN_FILE: dict[str, list[Trial]] = {
     "publish.collection_id": [nothing({"publish": {"collection_id": "other"}})],
     "publish.scores": [nothing({"publish": {"scores": True}})],
     "publish.polygons": [nothing({"publish": {"polygons": True}})],
+    "publish.unfamiliar": [
+        pixels({"publish": {"unfamiliar": False}}),
+        nothing({"publish": {"unfamiliar": False}}, RULES),
+    ],
     "publish.mosaic": [nothing({"publish": {"mosaic": "EPSG:3035"}})],
     "publish.license": [nothing({"publish": {"license": "CC-BY-4.0"}})],
     "publish.providers": [nothing({"publish": {"providers": [{"name": "Survey", "roles": ["producer"]}]}})],
