@@ -192,8 +192,7 @@ class _Sentence:
             measured = of.largest_patch_ha / of.area_ha if of else None
             return self._claim(number, "patches", value, measured, 0.01)
         if _UNLIKE.search(clause):
-            measured = of.unfamiliar_share if of else self.region.unfamiliar_share
-            return self._claim(number, "familiarity", value, measured, 0.01)
+            return self._claim(number, "familiarity", value, self._unlike_share(number.start, number.end), 0.01)
         if re.search(r"\bconfiden", clause, re.IGNORECASE):
             return self._claim(
                 number, "confidence", value, of.mean_confidence if of else self.region.mean_confidence, 0.01
@@ -205,6 +204,13 @@ class _Sentence:
     def _clause(self, number: _Number) -> str:
         """What stands between semicolons around a number."""
         return self.text[: number.start].rpartition(";")[2] + self.text[number.start :].partition(";")[0]
+
+    def _unlike_share(self, start: int, end: int) -> float | None:
+        """Of the class that is named between the same semicolons, else of the region."""
+        start, end = self.text.rfind(";", 0, start), (self.text + ";").find(";", end)
+        near = [self.classes.get(m.code) for m in self.mentions if start < m.start < end]
+        of = near[0] if near else self.region
+        return of.unfamiliar_share if of else None
 
     def _points(self, number: _Number, of: ClassStatistics | None, after: str) -> Claim:
         sign = {"more": 1, "above": 1, "higher": 1, "less": -1, "below": -1, "lower": -1}
@@ -300,12 +306,7 @@ class _Sentence:
             return Claim(match[0], "patches", None, part, holds)
 
         def unlike(match: re.Match[str]) -> Claim:
-            # Of a class only where one is named in the same clause.
-            before, after = self.text[: match.start()].rpartition(";")[2], self.text[match.end() :].partition(";")[0]
-            start, end = match.start() - len(before), match.end() + len(after)
-            named = [m.code for m in self.mentions if start <= m.start < end]
-            near = self.classes.get(named[0]) if named else None
-            share = near.unfamiliar_share if near else None if named else self.region.unfamiliar_share
+            share = self._unlike_share(match.start(), match.end())
             return Claim(match[0], "familiarity", None, share, share is not None and share >= UNFAMILIAR_SHARE)
 
         observed = self.region.observed_share

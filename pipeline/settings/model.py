@@ -140,14 +140,15 @@ def with_own_legend(config: RunConfig) -> RunConfig:
 def familiarity_of(config: RunConfig) -> tuple[Familiarity | None, str]:
     """What the model of a run was trained on, where its map is to say how unlike it is; and why that is not known.
 
-    The reason is empty where it is not asked for, or where the checkpoint never had such a file.
-
-    Raises:
-        CheckpointError: No such checkpoint.
+    The reason is empty where it is not asked for, where the checkpoint never had such a file, and where there is no
+    such checkpoint: :func:`check_model` refuses that.
     """
     if not config.publish.unfamiliar or config.model.checkpoint == INDEX_RULES:
         return None, ""
-    return read_familiarity(resolve_checkpoint(config.model.checkpoint))
+    try:
+        return read_familiarity(resolve_checkpoint(config.model.checkpoint))
+    except CheckpointError:
+        return None, ""
 
 
 def check_legend(config: ModelConfig, legend: Legend) -> None:

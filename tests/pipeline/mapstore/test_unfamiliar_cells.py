@@ -1,4 +1,4 @@
-"""Scores of 2 x 2 px: means of what is measured, kept in the store, read back by any window, and in the block's sha256."""
+"""Scores of 2 x 2 px: means of what is measured, kept in the store, read by any window, part of the sha256."""
 
 from __future__ import annotations
 
