@@ -26,8 +26,7 @@ COMPACT_SHARE = 0.6
 FRAGMENTED_SHARE = 0.15
 """A class whose largest patch holds less than this share of it, in many patches, is "fragmented"."""
 FRAGMENTED_PATCHES = 20
-UNFAMILIAR_SHARE = 0.1
-"""Share from which on it is said that an area is unlike what the model was trained on; known land: 0.02."""
+UNFAMILIAR_SHARE = 0.1  # from which on an area is said to be unlike the training; known land has 0.02
 FULL_SHARE = 0.995
 """Observed share from which an area counts as wholly observed."""
 

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from pipeline.planning.blocks import build_plan, read_plan, write_plan
 from pipeline.settings.run_file import RunConfig
+from spex_core.checkpoints import DEFAULT_CHECKPOINT, resolve_checkpoint
 from tests.pipeline.planning.identity_plans import (
     AREA,
     FIRST,
@@ -53,6 +54,8 @@ def nothing(change: dict[str, Any], given: dict[str, Any] | None = None) -> Tria
     return Trial(False, change, given or {})
 
 
+ELSEWHERE = str(resolve_checkpoint(DEFAULT_CHECKPOINT))
+"""The same files under another name."""
 BFLOAT = {"model": {"precision": "bfloat16"}}
 UNMASKED = {"composite": {"mask_scl": [0, 1]}}
 NETWORK = {"composite": {"cloud_mask": "model"}}
@@ -115,7 +118,7 @@ RUN_FILE: dict[str, list[Trial]] = {
         nothing({"composite": {"max_observations": 1}}, FIRST),
         pixels({"composite": {"max_observations": 1}}, FUSE),
     ],
-    "model.checkpoint": [nothing({"model": {"checkpoint": "copy/of/it"}}), pixels(RULES)],  # what it holds counts
+    "model.checkpoint": [nothing({"model": {"checkpoint": ELSEWHERE}}), pixels(RULES)],  # what it holds counts
     "model.explain": [pixels({"model": {"explain": "brief"}}), nothing({"model": {"explain": "brief"}}, RULES)],
     "model.device": [
         pixels({"model": {"device": "cuda"}}),
