@@ -77,6 +77,7 @@ WITHOUT_EFFECT: dict[str, str] = {
     "jinja2": "the report",
     "pillow": "the thumbnail",
     "psutil": "measures memory",
+    "XStatic-Leaflet": "the page of finished maps",
 }
 """Name → why no version of it can change a pixel. A dependency belongs into one of the two tables."""
 

@@ -86,7 +86,7 @@ def test_everything_promised_is_there_and_validates(published: tuple[Path, Publi
     found = {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file() and ".spex" not in p.parts}
     for epsg in (32632, 32633):
         item = f"test_2026-05-01_2026-05-31_{epsg}"
-        optional = {"scores.tif", "classes.parquet"}
+        optional = {"scores.tif", "classes.parquet", "unfamiliar.tif"}
         names = {*(kind.file for kind in ASSETS.values()), f"{item}.json"} - optional
         assert {f"spex-landcover/{item}/{name}" for name in names} <= found
     assert {

@@ -82,7 +82,8 @@ def write(
 
 
 def every_json(output: Path) -> list[Path]:
-    return sorted(p for p in output.rglob("*.json") if ".spex" not in p.parts and p.name != "explanations.json")
+    others = {".spex", "view"}
+    return sorted(p for p in output.rglob("*.json") if not others & {*p.parts} and p.name != "explanations.json")
 
 
 def read(path: Path) -> dict[str, Any]:
