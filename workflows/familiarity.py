@@ -52,7 +52,7 @@ MADE = {
     "burnt land": (0.035, 0.04, 0.045, 0.05, 0.055, 0.06, 0.065, 0.07, 0.16, 0.17),
     "thick cloud": (0.55, 0.55, 0.55, 0.56, 0.57, 0.58, 0.58, 0.58, 0.42, 0.35),
 }
-"""Typical spectra of such ground, written down by hand and not measured; brightness varies by 15 %, each band by 3 %."""
+"""Typical spectra of such ground, written by hand and not measured; brightness varies by 15 %, each band by 3 %."""
 
 
 def training_spectra(chips: int, labelled: Path | None) -> FloatArray:
