@@ -77,6 +77,7 @@ def check(
     mask: BoolArray,
     reflectance: FloatArray | None = None,
     others: Mapping[str, BoolArray] | None = None,
+    observed: BoolArray | None = None,
 ) -> list[Claim]:
     """Finds the claims of a text about one class and holds each against the labels.
 
@@ -90,11 +91,16 @@ def check(
         mask: bool ``[H, W]``, pixels labelled as the class.
         reflectance: Surface reflectance, float32 ``[10, H, W]``, to check index values.
         others: Masks of the other classes by noun, to check neighbours.
+        observed: bool ``[H, W]``, pixels that have a class at all; default: every one.
 
     Returns:
         Claims in the order of the text.
     """
-    facts = class_facts(mask, reflectance, others)
+    return check_facts(text, noun, class_facts(mask, reflectance, others, observed))
+
+
+def check_facts(text: str, noun: str, facts: ClassFacts) -> list[Claim]:
+    """:func:`check` against facts that are measured already."""
     claims: list[Claim] = []
     seen = set()
     for sentence, slots in _sentences(text, noun):

@@ -16,6 +16,8 @@ ABSENT: tuple[str, ...] = (
     "There is no {noun} in this image.",
     "No {noun} regions are found in this image.",
     "This image shows no {noun}.",
+    "Nothing here is {noun}.",
+    "Regions of {noun} are absent from this image.",
 )
 AMOUNTS: tuple[str, ...] = (
     "The {noun} regions cover {amount} of this image.",
@@ -25,10 +27,14 @@ AMOUNTS: tuple[str, ...] = (
     "{Amount} of this image belongs to {noun} regions, mostly at {main}.",
     "The {noun} regions make up {part} of this image, the largest at {largest_location}.",
     "The {noun} regions make up {part} of this image, mainly at {main}.",
+    "Regions of {noun} cover {amount} of this image, mainly at {main}.",
+    "Here {noun} regions take {amount} of the ground, mostly at {main}.",
+    "About the {noun} regions: they cover {amount} of this image, the largest at {largest_location}.",
 )
 COUNTS: tuple[str, ...] = (
     "There are {count} {noun} regions over {amount} of this image, mainly at {main}.",
     "This image shows {count} {noun} regions, the largest {largest_size}, at {largest_location}.",
+    "There are {count} regions of {noun} here, on {amount} of this image.",
 )
 SINGLE: tuple[str, ...] = (
     "There is {count} {noun} region over {amount} of this image, at {largest_location}.",
@@ -40,10 +46,12 @@ OBJECTS: dict[str, tuple[str, ...]] = {
         "The largest is {largest_size}, at {largest_location}, centred on {largest_centroid}.",
         "The largest, {largest_size} and {largest_shape}, is centred on {largest_centroid}.",
         "Its largest part is {largest_shape} and lies at {largest_location}.",
+        "The largest of them lies at {largest_location} and is {largest_size}.",
     ),
     "other": (
         "Another is {other_size}, at {other_location}, centred on {other_centroid}.",
         "Another {other_size} one lies at {other_location}.",
+        "Another lies at {other_location}, centred on {other_centroid}.",
     ),
     "any": ("One is {any_size}, at {any_location}, centred on {any_centroid}.",),
 }
@@ -51,11 +59,13 @@ OBJECTS: dict[str, tuple[str, ...]] = {
 NEIGHBOURS: tuple[str, ...] = (
     "They mostly border {neighbour} regions.",
     "Most of their border is with {neighbour} regions.",
+    "Beside them lie mostly {neighbour} regions.",
 )
 SPECTRA: tuple[str, ...] = (
     "Their mean {index}.",
     "Their mean {index} and their mean {second_index}.",
     "Measured over them, the mean {index} and the mean {second_index}.",
+    "On average their {index}.",
 )
 
 PARTS: tuple[tuple[float, str], ...] = ((0.05, "a small part"), (0.2, "a part"), (0.5, "a good part"), (0.9, "most"),

@@ -69,20 +69,25 @@ def describe(
         return short_answer(noun)
     full = form == "full"
     facts = class_facts(mask, reflectance if full else None, others if full else None)
+    return describe_facts(noun, facts, rng, full=full)
+
+
+def describe_facts(noun: str, facts: ClassFacts, rng: np.random.Generator, *, full: bool, objects: int = 4) -> str:
+    """:func:`describe` of facts that are measured already: in one sentence, or ``full``, of so many objects at most."""
     if facts.share == 0:
         return _pick(ABSENT, {"noun": noun}, rng)
     slots = _class_slots(noun, facts, rng)
     sentences = [_pick((*AMOUNTS, *(SINGLE if facts.count == 1 else COUNTS)), slots, rng)]
     if full:
-        sentences += _details(slots, facts, rng)
+        sentences += _details(slots, facts, rng, objects)
     return " ".join(sentences)
 
 
-def _details(slots: dict[str, str], facts: ClassFacts, rng: np.random.Generator) -> Iterator[str]:
+def _details(slots: dict[str, str], facts: ClassFacts, rng: np.random.Generator, objects: int) -> Iterator[str]:
     if facts.objects:
         yield _pick(OBJECTS["largest"], slots, rng)
-    if len(facts.objects) > 1:
-        second = facts.objects[int(rng.integers(1, min(len(facts.objects), 4)))]
+    if min(len(facts.objects), objects) > 1:
+        second = facts.objects[int(rng.integers(1, min(len(facts.objects), objects)))]
         yield _pick(OBJECTS["other"], slots | _object_slots("other", second), rng)
     if "neighbour" in slots:
         yield _pick(NEIGHBOURS, slots, rng)

@@ -20,6 +20,7 @@ from spex_core.answers import Form, describe
 from spex_core.augmentation import Chip, augment
 from spex_core.errors import ModelInputError
 from spex_core.legend import Legend
+from spex_core.map_samples import map_sample
 from spex_core.pretraining import hidden_parts
 from spex_core.processing import SpexProcessor, TextBatch
 from spex_core.prompts import short_answer
@@ -29,6 +30,9 @@ Kind = Literal["pretrain", "words", "prompt", "describe"]
 """``pretrain``: masked reconstruction, no text; ``words``: class words alone prompt the masks, without image tokens,
 and the language model rests; ``prompt``: the full prompt with image and attributes; ``describe``: the language model
 learns to answer full prompts while masks stay as ``words`` left them (:mod:`spex_core.describing`)."""
+Attributes = Literal["imagery", "map"]
+"""Where the attributes of a stage of descriptions come from: the legend's index rules, or a map with errors
+(:mod:`spex_core.map_samples`)."""
 
 
 class ChipSource(Protocol):
@@ -56,6 +60,7 @@ class Stage:
     """Sampling weight of each source in this stage; default: the training's."""
     restart: bool = False
     """Begins like a training of its own from the average so far: new optimiser, warm-up and cosine."""
+    attributes: Attributes = "imagery"
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,9 @@ class StepBatch:
     """bool ``[B, 10, H/16, W/16]`` in pre-training."""
     text: TextBatch | None
     """B*K questions with answers (K in stages of class words); None in pre-training."""
+    words: Tensor | None = None
+    """int64 ``[B, Q]``, which word of :func:`spex_core.map_samples.vocabulary` each question asks about; None: the
+    legend's classes in order."""
 
     def to(self, device: torch.device) -> StepBatch:
         """The same on another device."""
@@ -91,6 +99,7 @@ class StepBatch:
             gsd_m=change(self.gsd_m),
             hidden=None if self.hidden is None else change(self.hidden),
             text=None if self.text is None else TextBatch(*map(change, self.text.tensors())),
+            words=None if self.words is None else change(self.words),
         )
 
 
@@ -153,7 +162,7 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
         torch.from_numpy(np.stack([getattr(chip, name) for chip in chips]))
         for name in ("reflectance", "target", "weight", "gsd_m")
     )
-    hidden, text = None, None
+    hidden, text, words = None, None, None
     processor, legend = recipe.processor, recipe.legend
     if stage.kind == "pretrain":
         hidden = torch.from_numpy(
@@ -161,6 +170,10 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
         )
     elif stage.kind == "words":
         text = processor.class_words(legend)
+    elif stage.kind == "describe" and stage.attributes == "map":
+        samples = [map_sample(legend, chip, rng) for chip, rng in zip(chips, generators, strict=True)]
+        text = processor.encode([q for s in samples for q in s.questions], [a for s in samples for a in s.answers])
+        words = torch.tensor([sample.words for sample in samples])
     else:
         questions, answers = [], []
         for chip, rng in zip(chips, generators, strict=True):
@@ -173,7 +186,7 @@ def step_batch(recipe: Recipe, stage: Stage, step: int, rank: int = 0, workers: 
         # what greedy decoding writes whenever it is asked to explain.
         given = set(processor.short_answers(legend))
         text.labels[torch.tensor([answer in given for answer in answers])] = -100
-    return StepBatch(reflectance, target, weight, gsd_m, hidden, text)
+    return StepBatch(reflectance, target, weight, gsd_m, hidden, text, words)
 
 
 def step_batches(

@@ -86,6 +86,9 @@ class SpexConfig(PreTrainedConfig):
     """Whether masks are anchored to the class words (:mod:`spex_core.describing`): with ``explain="none"`` these alone
     are then read, once for all tiles, without image and attributes."""
 
+    map_questions: bool = False
+    """Whether it was taught to answer questions about the objects of a finished map (:mod:`spex_core.map_prompts`)."""
+
     # mask decoder
     decoder_width: int = 96
     decoder_layers: int = 2

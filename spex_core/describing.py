@@ -2,16 +2,18 @@
 
 A language model that learns to write bends its states, and with them the mask prompts that are condensed from them. In
 this stage the vision side rests, and every answer is held to the class's anchor: the mask prompts that the bare class
-words gave before the stage began. So what an answer says, and whether it is right, does not move a mask
+words gave before the stage began. A stage that asks about maps (:mod:`spex_core.map_samples`) uses more words than the
+legend has; all of them have an anchor, and are read bare in every step as well. So what an answer says, and whether it is right, does not move a mask
 (docs/decisions/0017).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from spex_core.legend import Legend
 from spex_core.losses import LossSum
 from spex_core.modeling import SpexForLandCover
 from spex_core.processing import TextBatch
@@ -25,25 +27,34 @@ class PromptAnchor(nn.Module):
 
     prompts: Tensor
 
-    def __init__(self, model: SpexForLandCover, classes: int) -> None:
+    def __init__(self, model: SpexForLandCover, nouns: Sequence[str], classes: int) -> None:
+        """``nouns``: words with an anchor, those of the K classes first."""
         super().__init__()
         config = model.config
-        self.register_buffer("prompts", torch.zeros(classes, config.condensed_tokens, config.decoder_width))
+        self.nouns, self.classes = tuple(nouns), classes
+        self.register_buffer("prompts", torch.zeros(len(nouns), config.condensed_tokens, config.decoder_width))
 
     @torch.no_grad()
-    def set(self, model: SpexForLandCover, legend: Legend) -> None:
-        """Takes the prompts that the model gives for the classes of a legend, without image and attributes."""
-        self.prompts.copy_(model.class_word_prompts(legend))
+    def set(self, model: SpexForLandCover) -> None:
+        """Takes the prompts that the model gives for the words, without image and attributes."""
+        self.prompts.copy_(model.word_prompts(self.nouns))
+
+    def of(self, words: Tensor | None) -> Tensor:
+        """Anchors of questions about these words; of the classes in order where none are given."""
+        return self.prompts[: self.classes] if words is None else self.prompts[words]
 
 
 class Description(nn.Module):
     """Image and questions → answers and mask prompts; one module, so that data-parallel training can wrap it."""
 
-    def __init__(self, model: SpexForLandCover) -> None:
+    def __init__(self, model: SpexForLandCover, bare: TextBatch | None = None) -> None:
+        """``bare``: words that are read without an image as well."""
         super().__init__()
-        self.model = model
+        self.model, self.bare = model, bare
 
-    def forward(self, reflectance: Tensor, text: TextBatch, gsd_m: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, reflectance: Tensor, text: TextBatch, gsd_m: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Reads B tiles and B*K questions with answers (tile-major).
 
         Args:
@@ -52,8 +63,8 @@ class Description(nn.Module):
             gsd_m: float ``[B, 10]``.
 
         Returns:
-            Next-token logits ``[answer tokens, vocab]``, their targets, and mask prompts
-            ``[B, K, condensed_tokens, decoder_width]``.
+            Next-token logits ``[answer tokens, vocab]``, their targets, mask prompts
+            ``[B, K, condensed_tokens, decoder_width]``, and those of the bare words.
         """
         model = self.model
         with torch.no_grad():
@@ -63,18 +74,21 @@ class Description(nn.Module):
         states = model.read_suffix(text, cache)
         predicts = text.labels[:, 1:] != -100
         prompts = model.condensation(states, text.answer_mask).unflatten(0, (len(reflectance), -1))
-        return model.text_logits(states[:, :-1][predicts]), text.labels[:, 1:][predicts], prompts
+        bare = None if self.bare is None else model.bare_prompts(self.bare)
+        return model.text_logits(states[:, :-1][predicts]), text.labels[:, 1:][predicts], prompts, bare
 
 
-def anchor_loss_sum(prompts: Tensor, anchor: PromptAnchor) -> LossSum:
+def anchor_loss_sum(prompts: Tensor, anchor: PromptAnchor, targets: Tensor | None = None) -> LossSum:
     """Squared distance of mask prompts from their anchors, over the variance of the anchors among classes.
 
     1 is as wrong as the mean prompt of all classes.
 
     Args:
         prompts: float ``[B, K, condensed_tokens, decoder_width]``.
-        anchor: Where they belong.
+        anchor: Anchors of all words.
+        targets: Those of these prompts, as :meth:`PromptAnchor.of` gives them; default: of the classes in order.
     """
-    spread = (anchor.prompts - anchor.prompts.mean(0)).square().mean().clamp_min(1e-12)
-    error = (prompts - anchor.prompts).square().mean((2, 3)) / spread
+    own = anchor.of(None)
+    spread = (own - own.mean(0)).square().mean().clamp_min(1e-12)
+    error = (prompts - (own if targets is None else targets)).square().mean((-2, -1)) / spread
     return error.sum(), torch.as_tensor(error.numel(), device=error.device)

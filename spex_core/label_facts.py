@@ -64,7 +64,10 @@ class ClassFacts:
 
 
 def class_facts(
-    mask: BoolArray, reflectance: FloatArray | None = None, others: Mapping[str, BoolArray] | None = None
+    mask: BoolArray,
+    reflectance: FloatArray | None = None,
+    others: Mapping[str, BoolArray] | None = None,
+    observed: BoolArray | None = None,
 ) -> ClassFacts:
     """Measures one class of a label map.
 
@@ -72,9 +75,12 @@ def class_facts(
         mask: bool ``[H, W]``, pixels labelled as the class.
         reflectance: Surface reflectance, float32 ``[10, H, W]`` (NaN: missing); without it there are no indices.
         others: Masks ``[H, W]`` of the other classes by noun; without them there are no borders.
+        observed: bool ``[H, W]``, pixels that have a class at all; default: every one. The share is of these, and so
+            is the smallest object that counts; sizes of objects stay shares of the image, as records have them.
     """
     height, width = mask.shape
     records = region_attributes(mask, min_pixels=MIN_OBJECT_PX)
+    known = mask.size if observed is None else max(int(np.count_nonzero(observed)), 1)
     labels, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
     areas = np.bincount(labels.ravel())[1:]
     rows, columns = np.nonzero(mask)
@@ -92,9 +98,9 @@ def class_facts(
     beside = ndimage.binary_dilation(mask) & ~mask
     borders = {noun: int((beside & other).sum()) for noun, other in (others or {}).items()}
     return ClassFacts(
-        share=len(rows) / mask.size,
+        share=len(rows) / known,
         objects=tuple(_object_facts(record, mask.shape) for record in records),
-        count=int((areas >= max(COUNTED_SHARE * mask.size, MIN_OBJECT_PX)).sum()),
+        count=int((areas >= max(COUNTED_SHARE * known, MIN_OBJECT_PX)).sum()),
         cells=tuple(float(n) / max(len(rows), 1) for n in cells),
         indices=indices,
         borders={noun: length for noun, length in borders.items() if length},

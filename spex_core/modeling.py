@@ -286,11 +286,18 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
 
     def class_word_prompts(self, legend: Legend) -> Tensor:
         """Mask prompts of the bare class words, ``[K, condensed_tokens, decoder_width]``: no image, no attributes."""
+        return self.word_prompts([entry.noun for entry in legend])
+
+    def word_prompts(self, nouns: Sequence[str]) -> Tensor:
+        """:meth:`class_word_prompts` of any nouns."""
         if self.processor is None:
             raise ModelInputError("this model has no processor; load it with from_pretrained or set model.processor")
-        text = self.processor.class_words(legend).to(self.device)
+        return self.bare_prompts(self.processor.bare_words(nouns).to(self.device))
+
+    def bare_prompts(self, text: TextBatch) -> Tensor:
+        """Mask prompts of encoded questions with answers, read without an image: float ``[N, tokens, width]``."""
         nothing = torch.zeros(1, 0, self.config.text.hidden_size, device=self.device, dtype=self.dtype)
-        states = self.read_suffix(text, self.read_prefix(text.prefix_ids, nothing, len(legend)))
+        states = self.read_suffix(text, self.read_prefix(text.prefix_ids, nothing, len(text.suffix_ids)))
         prompts: Tensor = self.condensation(states, text.answer_mask)
         return prompts
 

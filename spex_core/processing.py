@@ -143,8 +143,15 @@ class SpexProcessor(ProcessorMixin):
 
     def question(self, entry: LegendClass, records: Sequence[AttributeRecord]) -> str:
         """The question for one class with given attribute records."""
-        text = question_text(entry.noun, records, self.attribute_fields, self.digits)
-        return "\\n" + text.removeprefix("\n") if self.literal_newline else text
+        return self.asked_about(entry.noun, records)
+
+    def asked_about(self, noun: str, records: Sequence[AttributeRecord]) -> str:
+        """The question for a class by its noun."""
+        return self.asked(question_text(noun, records, self.attribute_fields, self.digits))
+
+    def asked(self, question: str) -> str:
+        """A question begun as this checkpoint was taught."""
+        return "\\n" + question.removeprefix("\n") if self.literal_newline else question
 
     def short_answers(self, legend: Legend) -> list[str]:
         """The fixed answers that condition masks when nothing is explained."""
@@ -152,7 +159,11 @@ class SpexProcessor(ProcessorMixin):
 
     def class_words(self, legend: Legend) -> TextBatch:
         """The K questions without attributes, with their short answers."""
-        return self.encode([self.question(entry, ()) for entry in legend], self.short_answers(legend))
+        return self.bare_words([entry.noun for entry in legend])
+
+    def bare_words(self, nouns: Sequence[str]) -> TextBatch:
+        """Questions without attributes, with their short answers."""
+        return self.encode([self.asked(question_text(noun, (), ())) for noun in nouns], list(map(short_answer, nouns)))
 
     def encode(self, questions: Sequence[str], answers: Sequence[str] | None) -> TextBatch:
         """Tokenises questions and, if given, answers.

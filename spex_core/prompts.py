@@ -56,7 +56,11 @@ def question_text(
     noun: str, records: Sequence[AttributeRecord], fields: Sequence[str], digits: int = PUBLISHED_DIGITS
 ) -> str:
     """The published question for one class; without records it says so by an empty list."""
-    attributes = ", ".join(attribute_text(record, fields, digits) for record in records)
+    return question_around(noun, ", ".join(attribute_text(record, fields, digits) for record in records))
+
+
+def question_around(noun: str, attributes: str) -> str:
+    """The published question for one class around attributes that are text already."""
     return (
         f"\nBased on the provided image and the attributes of the {noun} regions, "
         f"please provide a detailed description of them:[{attributes}]"

@@ -27,8 +27,10 @@ from spex_core.describing import LEARNING, Description, PromptAnchor, anchor_los
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
 from spex_core.losses import LossSum, class_weights, mask_loss_sums, text_loss_sum
+from spex_core.map_samples import vocabulary
 from spex_core.modeling import SpexForLandCover
 from spex_core.pretraining import MaskedReconstruction, ReconstructionHead, reconstruction_loss_sum
+from spex_core.processing import TextBatch
 from spex_core.training_state import Progressed, TrainingFolder
 from spex_core.validation import pixel_hits
 
@@ -194,7 +196,9 @@ class _Loop:
         torch.manual_seed(config.seed)
         self._average: SpexForLandCover = copy.deepcopy(model).eval()
         self._head = ReconstructionHead(model.config).to(self._device)
-        self._anchor = PromptAnchor(model, len(legend)).to(self._device)
+        nouns = [entry.noun for entry in legend]
+        self._by_map = any(stage.attributes == "map" for stage in config.stages)
+        self._anchor = PromptAnchor(model, vocabulary(legend) if self._by_map else nouns, len(nouns)).to(self._device)
         language = set(model.language_model.parameters())
         groups = [
             {"params": [weight for weight in self._weights() if weight not in language]},
@@ -234,9 +238,10 @@ class _Loop:
         if stage.kind == "pretrain":
             module = MaskedReconstruction(self._model, self._head)
         if stage.kind == "describe":
-            module = Description(self._model)
-            if steps.start == span.steps.start:
-                self._anchor.set(self._model, self._legend)
+            module = Description(self._model, self._bare_words() if stage.attributes == "map" else None)
+            self._average.config.map_questions = self._by_map
+            if steps.start == span.steps.start and not self._follows_descriptions(span):
+                self._anchor.set(self._model)
         if worker.count > 1:  # some weights rest in each kind of stage
             module = DistributedDataParallel(module, find_unused_parameters=True)
         pinned = self._device.type == "cuda"
@@ -286,6 +291,14 @@ class _Loop:
         self._optimiser.step()
         return values
 
+    def _follows_descriptions(self, span: Span) -> bool:
+        laid = spans(self._config.stages)
+        return any(one.steps.stop == span.steps.start and one.stage.kind == "describe" for one in laid)
+
+    def _bare_words(self) -> TextBatch:
+        assert self._model.processor is not None
+        return self._model.processor.bare_words(self._anchor.nouns).to(self._device)
+
     def _balanced(self, batch: StepBatch) -> StepBatch:
         """Weighs pixels by the rarity of their class in the whole batch; the sum of weights stays."""
         best = batch.target.argmax(1)
@@ -301,8 +314,11 @@ class _Loop:
             config = self._model.config
             return {"reconstruction": reconstruction_loss_sum(predicted, batch.reflectance, batch.hidden, config)}
         if stage.kind == "describe":
-            logits, targets, prompts = module(batch.reflectance, batch.text, batch.gsd_m)
-            return {"text": text_loss_sum(logits.float(), targets), "anchor": anchor_loss_sum(prompts, self._anchor)}
+            logits, targets, prompts, bare = module(batch.reflectance, batch.text, batch.gsd_m)
+            anchor = self._anchor
+            sums = {"text": text_loss_sum(logits.float(), targets)}
+            sums["anchor"] = anchor_loss_sum(prompts, anchor, anchor.of(batch.words))
+            return sums if bare is None else sums | {"words": anchor_loss_sum(bare, anchor, anchor.prompts)}
         output = module(batch.reflectance, batch.text, see_image=stage.kind == "prompt", gsd_m=batch.gsd_m)
         sums = mask_loss_sums(output.mask_logits.float(), batch.target, batch.weight)
         if stage.kind == "words":  # the language model rests: what it would have said teaches nobody

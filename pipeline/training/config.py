@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.settings.yaml_file import Section, SettingsFile, anchored, anchored_name
 from pipeline.simulation.held_out import FIRST_TRAINING_SEED
 from pipeline.training.simulated import SEEDS_PER_CHIP
-from spex_core.batches import Kind
+from spex_core.batches import Attributes, Kind
 from spex_core.training import TrainingConfig
 
 HELD_OUT_SEED = 900_000
@@ -99,6 +99,15 @@ class StageSection(Section):
     """Begins like a training of its own from the average so far: new optimiser, warm-up and cosine."""
     shares: dict[str, float] | None = None
     """Sampling weight by source in this stage; sources that are not named are not drawn."""
+    attributes: Attributes = "imagery"
+    """Of stages of descriptions: from the image by the legend's rules, or from a map with errors, as texts of a
+    finished map are asked for."""
+
+    @model_validator(mode="after")
+    def _asked_about_maps(self) -> StageSection:
+        if self.attributes == "map" and self.kind != "describe":
+            raise ValueError(f"attributes: map is of stages of kind describe, not {self.kind}")
+        return self
 
     @field_validator("crop_px")
     @classmethod

@@ -142,7 +142,14 @@ def open_sources(file: TrainFile, legend: Legend, progress: Progress | None = No
             raise ConfigError(f"stage {number} has no source left to draw from: {', '.join(own)} missing or held out")
         stages.append(
             Stage(
-                stage.steps, stage.batch, stage.crop_px, stage.kind, stage.learning_rate_factor, weights, stage.restart
+                stage.steps,
+                stage.batch,
+                stage.crop_px,
+                stage.kind,
+                stage.learning_rate_factor,
+                weights,
+                stage.restart,
+                stage.attributes,
             )
         )
     drawn = {name for name in kept if any(stage.shares and stage.shares[list(kept).index(name)] for stage in stages)}

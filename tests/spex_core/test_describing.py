@@ -49,8 +49,8 @@ def test_a_resumed_stage_of_descriptions_keeps_its_anchor(tmp_path: Path, tiles:
 
 def test_the_anchor_is_no_distance_from_itself_and_one_from_the_mean(legend: Legend) -> None:
     model = build_tiny_model(legend)
-    anchor = PromptAnchor(model, len(legend))
-    anchor.set(model, legend)
+    anchor = PromptAnchor(model, [entry.noun for entry in legend], len(legend))
+    anchor.set(model)
     assert anchor.prompts.abs().sum() > 0
     total, count = anchor_loss_sum(anchor.prompts[None], anchor)
     assert (float(total), float(count)) == (0.0, len(legend))
