@@ -3,8 +3,8 @@
 A language model that learns to write bends its states, and with them the mask prompts that are condensed from them. In
 this stage the vision side rests, and every answer is held to the class's anchor: the mask prompts that the bare class
 words gave before the stage began. A stage that asks about maps (:mod:`spex_core.map_samples`) uses more words than the
-legend has; all of them have an anchor, and are read bare in every step as well. So what an answer says, and whether it is right, does not move a mask
-(docs/decisions/0017).
+legend has; all of them have an anchor, and are read bare in every step as well. So what an answer says, and whether it
+is right, does not move a mask (docs/decisions/0017).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ MAP_RECORDS = 2
 MAP_DIGITS = 2
 """Decimals of their numbers."""
 MAP_FIELDS: tuple[str, ...] = ("size", "centroid", "location", "box")
-"""Of their records; indices stand once, for the class as a whole, and the box of the largest alone: its eight numbers are
-a third of the question."""
+"""Of their records; indices stand once, for the class as a whole, and the box of the largest alone: its eight numbers
+are a third of the question."""
 
 
 def map_question(noun: str, facts: ClassFacts, *, whole: bool = True, records: int = MAP_RECORDS) -> str:

@@ -1,4 +1,5 @@
-"""Training samples of the stage that describes maps: a map with errors, in words of some legend, asked about and answered.
+"""Training samples of the stage that describes maps: a map with errors, in words of some legend, asked about and
+answered.
 
 At run time the language model is asked about a map that a model drew, so its attributes come from a map with errors,
 and what it says is held against that map. So question and answer are both measured on the labels of a chip after they

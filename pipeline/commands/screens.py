@@ -69,6 +69,7 @@ def show_plan(prepared: Prepared, summary: PlanSummary, path: Path | None, conso
         "to read": f"about {size_text(summary.compressed_bytes_to_read)} ({size_text(summary.bytes_to_read)} decoded)",
         "model time": f"about {duration_text(summary.cpu_core_seconds)} of one CPU core, "
         f"or {duration_text(summary.gpu_seconds)} of one GPU",
+        **_texts(summary),
         "time": "not known yet: the first run of this kind will tell"
         if summary.seconds is None
         else f"about {duration_text(summary.seconds)} on this machine, as fast as the last runs",
@@ -90,6 +91,14 @@ def _passes_text(summary: PlanSummary) -> str:
         f", each seen once per date: up to {summary.passes} passes of the model, {summary.passes / summary.tiles:.1f} "
         "times those of a median"
     )
+
+
+def _texts(summary: PlanSummary) -> dict[str, str]:
+    if not summary.text_questions:
+        return {}
+    return {
+        "texts": f"at most {summary.text_questions:,} questions about {summary.text_images:,} images, after the map"
+    }
 
 
 def _catalogs(catalogs: Sequence[CatalogShare]) -> dict[str, str]:
@@ -137,6 +146,8 @@ def plan_document(prepared: Prepared, summary: PlanSummary, path: Path | None) -
         "gpu_seconds": summary.gpu_seconds,
         "actors": summary.actors,
         "seconds": summary.seconds,
+        "text_images": summary.text_images,
+        "text_questions": summary.text_questions,
     }
 
 
@@ -273,6 +284,8 @@ def _missing(result: RunResult, output: Path, console: Console) -> None:
         parts.append(f"parts of {result.incomplete_blocks} blocks")
     if result.skipped_scenes:
         parts.append(f"{len(result.skipped_scenes)} scenes")
+    if result.text_problems:
+        parts.append(f"the model's words for {len(result.text_problems)} sub-regions")
     for scene, line in result.doubtful_scenes[:MAX_ROWS]:
         _line(console, f"doubtful: {scene}: {line}")
     if not parts:

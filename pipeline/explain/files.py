@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.explain.claims import Claim
 from pipeline.explain.evidence import reading_of
+from pipeline.explain.region_words import RegionWords, words_document
 from pipeline.explain.sentences import RegionExplanation, format_area, format_share
 from pipeline.explain.statistics import ClassStatistics, RegionStatistics
 from pipeline.machine.atomic_files import write_json, write_text
@@ -48,6 +49,8 @@ def explanations_markdown(explanations: Sequence[RegionExplanation], title: str)
     for explanation in explanations:
         region = explanation.statistics
         lines += [f"## {_escaped(region.name)}", "", _escaped(explanation.text), ""]
+        for place, said in explanation.words.lines if explanation.words else ():
+            lines += [f"> In the model's words, {place}: {_escaped(said)}", ""]
         if region.classes:
             lines += [
                 "| class | area | share | patches | largest | confidence | mean index |",
@@ -97,7 +100,7 @@ def _region(explanation: RegionExplanation) -> dict[str, Any]:
         ],
         "text": explanation.text,
         "claims": [_claim(c) for c in explanation.claims],
-        "model_sentences": [s.text for s in explanation.sentences if s.by_model],
+        **_words(explanation.words),
         "dropped": [{"text": s.text, "claims": [_claim(c) for c in s.claims]} for s in explanation.dropped],
     }
 
@@ -106,6 +109,18 @@ def _unfamiliar(measured: RegionStatistics | ClassStatistics) -> dict[str, float
     """Left out where the model does not know what it was trained on."""
     share = measured.unfamiliar_share
     return {} if share is None else {"unfamiliar_share": round(share, 6)}
+
+
+def _words(words: RegionWords | None) -> dict[str, Any]:
+    if words is None:
+        return {"model_sentences": []}
+    counts = {
+        "sentences": len(words.sentences),
+        "printed": len(words.printed),
+        "claims": len(words.claims),
+        "supported": sum(claim.holds for claim in words.claims),
+    }
+    return {"model_sentences": words_document(words), "model_counts": counts}
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.explain.claims import (
     check_sentence,
     supported,
 )
+from pipeline.explain.region_words import RegionWords
 from pipeline.explain.statistics import ClassStatistics, MapStatistics, RegionStatistics
 from spex_core.legend import Legend
 
@@ -54,6 +55,8 @@ class RegionExplanation:
     sentences: tuple[Sentence, ...]
     dropped: tuple[Sentence, ...]
     """Sentences that the map does not support; not part of :attr:`text`."""
+    words: RegionWords | None = None
+    """What the model wrote about it; None where it was not asked."""
 
     @property
     def text(self) -> str:

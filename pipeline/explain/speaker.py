@@ -1,6 +1,7 @@
 """A checkpoint's language model, asked about images of a finished map: greedy answers, so the same each time.
 
-It runs on the CPU of the driver, whatever the map was computed on: a few images a region. torch is imported on first use.
+It runs on the CPU of the driver, whatever the map was computed on: a few images a region. torch is imported on first
+use.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Which images a model sees of a sub-region when it is to speak about it: few, and chosen by a stated rule.
 
-A region of no more than :data:`VIEW_PX` on a side is seen whole. Of a larger one the model sees its most typical square of
-that side and, with ``full``, its most unusual one: those whose shares of classes differ least and most from the region's.
-One of at most :data:`COARSEST` times that side is seen as an overview besides, by block means (20 or 30 m from 10 m), as
-coarse as the model was trained for; a larger one would have to be read a second time as a whole.
+A region of no more than :data:`VIEW_PX` on a side is seen whole. Of a larger one the model sees its most typical
+square of that side and, with ``full``, its most unusual one: those whose shares of classes differ least and most from
+the region's. One of at most :data:`COARSEST` times that side is seen as an overview besides, by block means (20 or 30
+m from 10 m), as coarse as the model was trained for; a larger one would have to be read a second time as a whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ VIEW_PX = 256
 """Side of an image that the model sees."""
 COARSEST = 3
 """Pixels of the map under one of an overview, per side."""
-MAX_VIEWS = 3
 MAX_SQUARES = 400
 """Squares of a region that are compared; of more, every n-th."""
 _FILLED = 0.5
@@ -65,28 +64,23 @@ def choose_views(
         shares: Class code → share of the region's mapped area.
         zone: See :func:`zone_of`.
         legend: Classes of the map.
-        depth: ``brief``: one image; ``full``: at most :data:`MAX_VIEWS`.
+        depth: ``brief``: one image; ``full``: at most three.
     """
     grid = zone.grid
-    projected = project(geometry.intersection(zone.geometry), grid.epsg)
-    if projected.is_empty:
+    part = geometry.intersection(zone.geometry)
+    if part.is_empty:
         return ()
-    west, south, east, north = projected.bounds
-    row, row_end = (
-        math.floor((grid.top - north) / grid.resolution_m),
-        math.ceil((grid.top - south) / grid.resolution_m),
-    )
-    col, col_end = (
-        math.floor((west - grid.left) / grid.resolution_m),
-        math.ceil((east - grid.left) / grid.resolution_m),
-    )
+    step = grid.resolution_m
+    west, south, east, north = project(part, grid.epsg).bounds
+    row, row_end = math.floor((grid.top - north) / step), math.ceil((grid.top - south) / step)
+    col, col_end = math.floor((west - grid.left) / step), math.ceil((east - grid.left) / step)
     bounds = intersection(Window(row, col, row_end - row, col_end - col), grid_window(grid))
     if bounds is None:
         return ()
     factor = math.ceil(max(bounds.height, bounds.width) / VIEW_PX)
     if factor == 1:
         return (View("whole", grid.epsg, _around(bounds, VIEW_PX), 1),)
-    squares = _squares(projected, shares, zone.reader, grid, bounds, legend)
+    squares = _squares(part, shares, zone.reader, grid, bounds, legend)
     views = []
     if squares:
         views.append(View("typical", grid.epsg, min(squares, key=lambda square: square[0])[1], 1))
@@ -98,18 +92,18 @@ def choose_views(
 
 
 def region_codes(
-    projected: BaseGeometry, reader: LayerReader, grid: ZoneGrid, window: Window, legend: Legend
+    geometry: BaseGeometry, reader: LayerReader, grid: ZoneGrid, window: Window, legend: Legend
 ) -> npt.NDArray[np.uint8]:
-    """Class codes of a window, uint8 ``[h, w]``; nodata outside the region and the grid."""
+    """Class codes of a window, uint8 ``[h, w]``; nodata outside the region (lon/lat) and the grid."""
     codes = np.full((window.height, window.width), legend.nodata, np.uint8)
     if (part := intersection(window, grid_window(grid))) is not None:
-        inside = region_mask(projected, grid, part)
+        inside = region_mask(geometry, grid, part)
         codes[slices(part, window)] = np.where(inside, reader.read("landcover", part), np.uint8(legend.nodata))
     return codes
 
 
 def _squares(
-    projected: BaseGeometry,
+    geometry: BaseGeometry,
     shares: Mapping[int, float],
     reader: LayerReader,
     grid: ZoneGrid,
@@ -125,7 +119,7 @@ def _squares(
     found = []
     for row, col in corners[:: math.ceil(len(corners) / MAX_SQUARES)]:
         window = Window(row, col, VIEW_PX, VIEW_PX)
-        counts = np.bincount(region_codes(projected, reader, grid, window, legend).ravel(), minlength=256)
+        counts = np.bincount(region_codes(geometry, reader, grid, window, legend).ravel(), minlength=256)
         mapped = int(sum(counts[code] for code in legend.codes))
         if mapped < _FILLED * VIEW_PX**2:
             continue

@@ -148,22 +148,8 @@ def write_documents(
         ReadError: The map cannot be read again.
     """
     config, plan, legend, folder = prepared.config, prepared.plan, prepared.legend, place.folder
-    epsg = place.zone.grid.epsg
-    # A sub-region too small for a pixel belongs to no zone: it is told beside every map rather than left out.
-    here = [e for e in explanations if place.joined or epsg in e.statistics.epsgs or not e.statistics.epsgs]
+    regions = [e.statistics for e in _write_texts(place, prepared, explanations)]
     start, end = config.start.isoformat(), config.end.isoformat()
-    header = {
-        "run_id": plan.run_id,
-        "name": config.name,
-        "item": place.item,
-        "start": start,
-        "end": end,
-        "legend": legend.name,
-        "model": run_facts.model_name(prepared),
-        "crs": f"EPSG:{epsg}",
-    }
-    write_explanations(folder, here, title=f"{config.name}, {config.start} to {config.end}", header=header)
-    regions = [e.statistics for e in here]
     write_regions_csv(folder / ASSETS["regions"].file, regions, place.item, start, end)
     write_regions_parquet(folder / ASSETS["regions_parquet"].file, regions, legend, place.item, start, end)
     polygons = folder / ASSETS["polygons"].file
@@ -175,6 +161,46 @@ def write_documents(
     landcover, thumbnail = folder / ASSETS["landcover"].file, folder / ASSETS["thumbnail"].file
     write_thumbnail(landcover, thumbnail, legend, with_legend=True)
     renew_json(folder / ASSETS["plan"].file, plan_document(plan, place.zone))
+    _write_provenance(place, prepared, state)
+
+
+def renew_texts(
+    place: MapPlace, prepared: Prepared, explanations: tuple[RegionExplanation, ...], state: JournalState
+) -> None:
+    """The texts of an item once more, and its checksums, when the model has said something.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    _write_texts(place, prepared, explanations)
+    _write_provenance(place, prepared, state)
+
+
+def _write_texts(
+    place: MapPlace, prepared: Prepared, explanations: tuple[RegionExplanation, ...]
+) -> list[RegionExplanation]:
+    """``explanations.json`` and ``.md``; returns the sub-regions that they tell of."""
+    config, legend = prepared.config, prepared.legend
+    epsg = place.zone.grid.epsg
+    # A sub-region too small for a pixel belongs to no zone: it is told beside every map rather than left out.
+    here = [e for e in explanations if place.joined or epsg in e.statistics.epsgs or not e.statistics.epsgs]
+    start, end = config.start.isoformat(), config.end.isoformat()
+    header = {
+        "run_id": prepared.plan.run_id,
+        "name": config.name,
+        "item": place.item,
+        "start": start,
+        "end": end,
+        "legend": legend.name,
+        "model": run_facts.model_name(prepared),
+        "crs": f"EPSG:{epsg}",
+    }
+    write_explanations(place.folder, here, title=f"{config.name}, {config.start} to {config.end}", header=header)
+    return here
+
+
+def _write_provenance(place: MapPlace, prepared: Prepared, state: JournalState) -> None:
+    plan, folder = prepared.plan, place.folder
     provenance = provenance_document(
         plan,
         place.zone,

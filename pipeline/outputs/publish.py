@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.explain.region_words import RegionWords, Spoken
 from pipeline.explain.sentences import RegionExplanation, explain_map
 from pipeline.explain.statistics import MapStatistics, ZoneLayers, map_statistics
 from pipeline.machine.atomic_files import write_text
@@ -28,6 +30,7 @@ from pipeline.outputs.map_files import (
     map_places,
     raster_kinds,
     raster_writers,
+    renew_texts,
     write_documents,
     write_joined,
 )
@@ -39,6 +42,10 @@ from pipeline.settings.model import INDEX_RULES
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
+
+
+WordsOf = Callable[[MapStatistics, Sequence[ZoneLayers]], Mapping[str, RegionWords]]
+"""Statistics and layers of a map → what the model says, by id of the sub-region."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,7 @@ def publish_run(
     *,
     seconds: float,
     created: dt.datetime | None = None,
+    words: WordsOf | None = None,
 ) -> Publication:
     """Writes every file of a run below its output folder, each atomically.
 
@@ -70,6 +78,8 @@ def publish_run(
         accuracy: Measured against a reference, for the report.
         seconds: How long the run took so far.
         created: Time that enters the catalog and the page (never a raster), UTC; default: now.
+        words: Asks the model about the sub-regions once everything else is published; what it says is then added to the
+            texts.
 
     Raises:
         CogError: A raster cannot be written.
@@ -101,6 +111,12 @@ def publish_run(
     for gone in files.removed:
         progress.say(f"removed {gone}: an earlier run of this name and period made it, the region no longer reaches it")
     progress.advance()
+    if words is not None and (said := words(statistics, [_zone_layers(z.zone, prepared, store) for z in zones])):
+        explanations = tuple(dataclasses.replace(e, words=said.get(e.statistics.id)) for e in explanations)
+        for place in maps:
+            renew_texts(place, prepared, explanations, state)
+        _write_reports(maps, prepared, statistics, explanations, state, accuracy, seconds, created)
+        files = _write_catalog(maps, prepared, statistics, state, accuracy, created)
     outputs: dict[str, tuple[Path, ...]] = {
         "catalog": (files.catalog,),
         "collection": (files.collection,),
@@ -265,8 +281,19 @@ def _write_reports(
             missing_blocks=sum(len(run_facts.missing_blocks(state, place.zone)) for place in maps),
             accuracy=accuracy,
             figures={"Computed in": duration_text(seconds)}
+            | _spoken(explanations)
             | ({"Dates joined by": config.composite.method} if config.composite.method != "median" else {}),
         ),
     )
     for place in maps:
         write_text(place.folder / ASSETS["report"].file, page)
+
+
+def _spoken(explanations: Sequence[RegionExplanation]) -> dict[str, str]:
+    """Of the classes that cover something of a sub-region, how many the model says something true of; and of what it
+    claims, how much holds."""
+    asked = [e for e in explanations if e.words is not None]
+    if not asked:
+        return {}
+    found = Spoken.of([(e.statistics, e.words) for e in asked if e.words is not None])
+    return {"Classes in the model's words": f"{found.told:.0%}", "Its claims that hold": f"{found.supported:.0%}"}

@@ -16,6 +16,7 @@ from pipeline.records.grid import INDEX_CELL_PX
 from pipeline.records.plan import MapPlan, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
+from pipeline.settings.model import text_questions
 from pipeline.settings.run_file import DEFAULT_STORE_MB, RunConfig
 from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.cloud_classes import cloud_bands
@@ -27,9 +28,7 @@ EQUAL_AREA_EPSG = 6933
 COMPRESSED_SHARE = 0.6
 """Bytes on the wire per decoded byte of a Sentinel-2 L2A deflate COG: typical, scenes vary from 0.4 to 0.8."""
 DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
-"""Per 256 px tile, ``explain: none``, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
-EXPLAIN_FACTOR = {"none": 1.0, "brief": 2.0, "full": 4.0}
-"""How much longer a tile takes when the model writes its answer. The same kind of estimate."""
+"""Per 256 px tile, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
 STORED_SHARE = 0.35
 """Bytes of the run's store per byte before compression; a simulated scene: 0.20, a real one is less smooth."""
 PUBLISHED_BYTES_PER_PIXEL = 2.2
@@ -103,6 +102,10 @@ class PlanSummary:
     """Model actors of a run on this machine."""
     seconds: float | None
     """Of the whole run on this machine, as fast as the last ones of its kind; None if there was none."""
+    text_images: int = 0
+    """Most images of sub-regions that the model is asked about once the map is there (``model.explain``)."""
+    text_questions: int = 0
+    """Most questions about them."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,9 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
 
     tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
     passes = sum(model_passes(zone, plan.scenes, config) for zone in plan.zones)
-    tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2 * EXPLAIN_FACTOR[config.model.explain]
+    tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2
     read = sum(_zone_bytes(zone, plan.scenes, config) for zone in plan.zones)
+    images, questions = text_questions(config.model, len(region.subregions))
     gaps = [
         RegionGap(part.id, part.name, share)
         for part in region.subregions
@@ -175,6 +179,8 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
         gpu_seconds=passes * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
         actors=local_actors(config.compute),
         seconds=rates.seconds(mapped_pixels(plan)) if rates else None,
+        text_images=images,
+        text_questions=questions,
     )
 
 

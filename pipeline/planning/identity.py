@@ -94,7 +94,7 @@ def _network(config: RunConfig, zones: Sequence[ZonePlan]) -> dict[str, Any]:
     kind = device_kind(config.model, config.compute.gpus_per_actor)
     tiles = sum(len(block.tiles) for zone in zones for block in zone.blocks)
     return {
-        "explain": config.model.explain,  # masks are conditioned on the answer's tokens
+        "explain": "none",  # the map is the same for all values; maps of earlier versions keep their id
         "tiles_per_forward": tiles_per_forward(config.model, kind),
         "threads": config.compute.threads_per_actor,
         "device": kind,

@@ -124,7 +124,7 @@ class SpexModel:
         self._word_masks: WordMasks | None = None
         """The model without its language model, where that is not needed any more."""
         compiled = tile_px is not None and compiles(config, kind, tiles)
-        plain = kind == "cpu" and not self._half and not compiled and config.explain == "none"
+        plain = kind == "cpu" and not self._half and not compiled
         kept = kept_file(self._fingerprint, legend, torch.get_num_threads()) if plain else None
         if kept is not None:
             self._word_masks = kept_model(kept)
@@ -143,7 +143,7 @@ class SpexModel:
         self._model = loaded.to(self._device).eval()
         if self._half:
             self._keep_input_exact()
-        if self._config.explain == "none" and self._model.config.masks_by_class_words:
+        if self._model.config.masks_by_class_words:
             try:
                 self._read_class_words()
             except SpexError:
@@ -179,9 +179,8 @@ class SpexModel:
             batch = sendable(batch, self._device)
             if self._word_masks is not None:
                 return self._word_masks.scores(batch, bands)
-            prediction = self._model.predict(
-                batch, self._legend, explain=self._config.explain, bands=bands, class_words=self._class_words
-            )
+            # model.explain asks about sub-regions of the finished map; no pixel depends on it.
+            prediction = self._model.predict(batch, self._legend, bands=bands, class_words=self._class_words)
             scores: Tensor = prediction.scores
             return scores.float()
 

@@ -32,6 +32,8 @@ class RunResult:
     """Highest sum of resident memory over all processes of the run, MiB."""
     doubtful_scenes: tuple[tuple[str, str], ...] = ()
     """(scene id, line) of scenes whose radiometry was corrected, or stays doubtful."""
+    text_problems: tuple[str, ...] = ()
+    """One line per sub-region that the model could not be asked about."""
     reused: bool = False
     """Everything was there already: nothing was computed."""
 
@@ -50,5 +52,6 @@ class RunResult:
             "skipped_scenes": [list(pair) for pair in self.skipped_scenes],
             "doubtful_scenes": [list(pair) for pair in self.doubtful_scenes],
             "peak_memory_mb": round(self.peak_memory_mb, 1),
+            "text_problems": list(self.text_problems),
             "reused": self.reused,
         }

@@ -55,6 +55,8 @@ def _identity(prepared: Prepared) -> str:
         "skipped": prepared.search.skipped,
         "legend": prepared.legend.to_dict(),
     }
+    if config.model.explain != "none":  # so that maps of earlier versions are known
+        published["explain"] = config.model.explain
     return hashlib.sha256(json.dumps(published, sort_keys=True).encode()).hexdigest()
 
 
@@ -102,6 +104,8 @@ def earlier_result(prepared: Prepared, folder: Path) -> RunResult | None:
         record = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         if record["identity"] != _identity(prepared) or record["missing_blocks"] or record["incomplete_blocks"]:
             return None
+        if record.get("text_problems") and (folder / PLAN_FILE).exists():
+            return None  # asked again
         if record.get("layout", 1) != LAYOUT and (folder / PLAN_FILE).exists():
             return None  # published again from the store
         sizes = {name: size for name, size in record["sizes"].items() if not _is_shared(name)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import logging
 import time
@@ -33,6 +34,7 @@ from pipeline.records.result import RunResult
 from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfinished
 from pipeline.runs.finished import earlier_result, map_name, of_earlier_layout, write_result
 from pipeline.runs.preparation import prepare_run
+from pipeline.runs.region_texts import RegionTexts
 from pipeline.settings.model import gpu_number
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
@@ -87,10 +89,15 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         with _interruption_journalled(store, begun):
             accuracy = evaluate(prepared, store) if evaluate else None
             publishing = time.monotonic()
-            publication = publish_run(prepared, store, progress, accuracy, seconds=time.monotonic() - begun)
+            words = RegionTexts.of(prepared, store, progress)
+            publication = publish_run(
+                prepared, store, progress, accuracy, seconds=time.monotonic() - begun, words=words
+            )
             _keep_rates(prepared, engine, computed, time.monotonic() - publishing)
             peak_mb = max(peak.mb, engine.worker_peak_mb)
             result = _result(prepared, store.state(), engine, publication, time.monotonic() - begun, peak_mb)
+            if words is not None and words.problems:
+                result = dataclasses.replace(result, exit_code=3, text_problems=tuple(words.problems))
             write_result(prepared, store, result)
         return result
 

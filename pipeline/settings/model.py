@@ -37,6 +37,10 @@ TILES_PER_FORWARD: dict[Kind, int] = {"cpu": 1, "cuda": 4}
 """On a GPU what a block of the default size holds: tiles of two blocks never share a pass, and only full passes are
 compiled."""
 Precision = Literal["float32", "bfloat16"]
+TEXT_IMAGES = {"none": 0, "brief": 1, "full": 3}
+"""Most images of a sub-region that the model is asked about, by ``model.explain``."""
+TEXT_CLASSES = 6
+"""Most classes that it is asked about in each; one that the sub-region has not comes on top in the first."""
 
 
 def device_for(config: ModelConfig, gpus_per_actor: float) -> str:
@@ -127,6 +131,12 @@ def check_model(config: ModelConfig, bands: Sequence[str] = SENTINEL2_BANDS) -> 
         check_checkpoint(resolve_checkpoint(config.checkpoint), bands)
     elif len(bands) < len(SENTINEL2_BANDS):
         raise CheckpointError(f"{INDEX_RULES} needs the ten bands, but source.bands names {' '.join(bands)}")
+
+
+def text_questions(config: ModelConfig, regions: int) -> tuple[int, int]:
+    """Most images and most questions with which a model is asked about so many sub-regions."""
+    images = 0 if config.checkpoint == INDEX_RULES else regions * TEXT_IMAGES[config.explain]
+    return images, images * TEXT_CLASSES + (regions if images else 0)
 
 
 def with_own_legend(config: RunConfig) -> RunConfig:

@@ -29,7 +29,7 @@ _OPTIONAL: tuple[tuple[str, str, str], ...] = (
     ("composite", "method", "or least-cloudy-first: one good day is sharper; or fuse"),
     ("composite", "max_observations", "least cloudy passes that a pixel's median is over"),
     ("model", "checkpoint", "or index-rules (no network), or a folder"),
-    ("model", "explain", "or brief, full: the model writes a text, slower"),
+    ("model", "explain", "or brief, full: the model says something of every sub-region, afterwards"),
     ("compute", "gpus_per_actor", "1: a GPU for each model actor"),
     ("publish", "clip", "false: pixels outside the region are mapped, too"),
 )

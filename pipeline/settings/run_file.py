@@ -143,7 +143,8 @@ class ModelConfig(Section):
     checkpoint: str = DEFAULT_CHECKPOINT
     """A built-in name or a folder written by ``save_pretrained``."""
     explain: Explain = "none"
-    """``none`` conditions masks on a fixed short answer; ``brief``/``full`` let the model write one (slower)."""
+    """Whether the model is asked about every sub-region of the finished map: ``brief`` about one image of it, ``full``
+    about up to three. The map is the same for all values."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
     """``auto``, ``cpu``, ``cuda`` (whichever GPUs Ray lends) or ``cuda:N`` (that GPU of this machine, no other)."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
