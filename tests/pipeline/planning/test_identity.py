@@ -119,7 +119,7 @@ RUN_FILE: dict[str, list[Trial]] = {
         pixels({"composite": {"max_observations": 1}}, FUSE),
     ],
     "model.checkpoint": [nothing({"model": {"checkpoint": ELSEWHERE}}), pixels(RULES)],  # what it holds counts
-    "model.explain": [pixels({"model": {"explain": "brief"}}), nothing({"model": {"explain": "brief"}}, RULES)],
+    "model.explain": [nothing({"model": {"explain": value}}) for value in ("brief", "full")],
     "model.device": [
         pixels({"model": {"device": "cuda"}}),
         nothing({"model": {"device": "cpu"}}),
