@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from pipeline.explain.views import Depth
 from pipeline.predict.classifier import fill_invalid
+from pipeline.predict.word_model import without_bars
 from pipeline.settings.model import INDEX_RULES
 from pipeline.settings.run_file import RunConfig
 from spex_core.bands import BANDS, SENTINEL2_BANDS
@@ -55,6 +56,7 @@ def load_speaker(config: RunConfig, depth: Depth) -> Speaker | str:
         return f"{INDEX_RULES} has no words"
     from spex_core import SpexForLandCover
 
+    without_bars()
     folder = resolve_checkpoint(config.model.checkpoint)
     model: Any = SpexForLandCover.from_pretrained(folder)
     name = config.model.checkpoint
