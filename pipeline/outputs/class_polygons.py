@@ -1,4 +1,7 @@
-"""Class areas as polygons (GeoParquet, in the map's own system): outlines follow the pixels, so areas are exact."""
+"""Class areas as polygons (GeoParquet, in the map's own system): outlines follow the pixels, so areas are exact.
+
+Smooth outlines are drawn through the pixels' stairs; neighbours keep the borders that they share.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import rasterio
 import rasterio.features
@@ -23,10 +27,22 @@ _TILE_PX = 2048
 """Pixels are outlined tile by tile; polygons that a tile cuts are joined again."""
 
 
-def write_class_polygons(landcover: Path, path: Path, legend: Legend, item: str) -> Path:
+SMOOTH_PX = 1.5
+"""Smooth outlines leave out corners that are worth a triangle of this side, pixels: the stairs of a slanting border."""
+
+
+def write_class_polygons(landcover: Path, path: Path, legend: Legend, item: str, *, smooth: bool = False) -> Path:
     """Writes a polygon for every 4-connected area of one class: code, class, area in hectares of the map's grid.
 
     Memory follows the number of polygons, not the size of the map.
+
+    Args:
+        landcover: The map.
+        path: The file.
+        legend: Names.
+        item: Id of the map's item, a column.
+        smooth: Simplify the outlines as one coverage (Visvalingam and Whyatt 1993): no gaps, no overlaps, and the edge
+            of the map as it is. The column of areas stays that of the pixels.
 
     Raises:
         ReadError: The map cannot be read.
@@ -35,6 +51,7 @@ def write_class_polygons(landcover: Path, path: Path, legend: Legend, item: str)
     try:
         with rasterio.open(landcover) as source:
             crs = f"EPSG:{source.crs.to_epsg()}"
+            pixel_m = abs(source.transform.a)
             found = _polygons(source, legend.nodata)
     except RasterioError as error:
         raise ReadError(f"the map {landcover} cannot be read for its polygons: {error}") from None
@@ -48,8 +65,17 @@ def write_class_polygons(landcover: Path, path: Path, legend: Legend, item: str)
         "area_ha": pa.array([shape.area / 1e4 for shape in shapes], pa.float64()),
         "item": pa.array([item] * len(rows), pa.string()),
     }
+    if smooth and shapes:
+        shapes = _smooth(shapes, pixel_m)
     write_geoparquet(path, columns, shapes, crs)
     return path
+
+
+def _smooth(shapes: list[shapely.Polygon], pixel_m: float) -> list[shapely.Polygon]:
+    # A point at every corner of a pixel: neighbours have borders in common only where they have the same points.
+    with_corners = shapely.segmentize(shapes, 1.0001 * pixel_m)
+    whole = shapely.transform(with_corners, lambda xy: np.rint(xy / pixel_m) * pixel_m)
+    return list(shapely.coverage_simplify(whole, SMOOTH_PX * pixel_m, simplify_boundary=False))
 
 
 def _polygons(source: DatasetReader, nodata: int) -> dict[int, list[shapely.Polygon]]:

@@ -154,7 +154,8 @@ def write_documents(
     write_regions_parquet(folder / ASSETS["regions_parquet"].file, regions, legend, place.item, start, end)
     polygons = folder / ASSETS["polygons"].file
     if config.publish.polygons:
-        write_class_polygons(folder / ASSETS["landcover"].file, polygons, legend, place.item)
+        smooth = config.publish.polygons == "smooth"
+        write_class_polygons(folder / ASSETS["landcover"].file, polygons, legend, place.item, smooth=smooth)
     else:
         discard(polygons)
     write_style(folder / ASSETS["style"].file, legend)

@@ -28,8 +28,8 @@ class OutputConfig(Section):
     overview_resampling: Literal["mode", "nearest"] = "mode"
     scores: bool = False
     """Also the score of every class as ``scores.tif``, one band each; about as large as all other rasters together."""
-    polygons: bool = False
-    """Also the areas of the classes as polygons (``classes.parquet``)."""
+    polygons: bool | Literal["smooth"] = False
+    """Also the areas of the classes as polygons (``classes.parquet``): along the pixels, or with smooth outlines."""
     mosaic: str | None = Field(default=None, pattern=r"^EPSG:[0-9]{4,6}$")
     """Also one map of all zones, in this projected system (``EPSG:3035``), by the nearest pixel."""
     unfamiliar: bool = True

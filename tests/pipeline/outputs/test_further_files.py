@@ -20,6 +20,7 @@ from pipeline.outputs.class_polygons import write_class_polygons
 from pipeline.settings.publishing import OutputConfig
 from spex_core.bands import BAND_INDEX
 from tests.pipeline.outputs.test_publish import EAST, WEST, finished_run, publish
+from tests.pipeline.outputs.test_thumbnail import write_map
 from tests.pipeline.small_plans import LEGEND, region_of
 from tests.stac_schemas import problems
 
@@ -93,6 +94,25 @@ def test_polygons_do_not_depend_on_the_tiles(joined: Path, tmp_path: Path, monke
         assert shapely.from_wkb(a["geometry"]).equals(shapely.from_wkb(b["geometry"]))
     assert write_class_polygons(landcover, tmp_path / "whole.parquet", LEGEND, "x").read_bytes() == whole
     assert cut.is_file()
+
+
+def test_smooth_outlines_are_shared_and_keep_the_areas_of_the_pixels(tmp_path: Path) -> None:
+    rows, cols = np.mgrid[:200, :160]
+    codes = np.select([3 * cols < rows, (rows - 90) ** 2 + (cols - 100) ** 2 < 900], [10, 80], 30).astype(np.uint8)
+    codes[:, 150:] = 0
+    landcover = write_map(tmp_path / "landcover.tif", codes)
+    tables = [
+        pq.read_table(write_class_polygons(landcover, tmp_path / f"{smooth}.parquet", LEGEND, "x", smooth=smooth))
+        for smooth in (False, True)
+    ]
+    assert tables[0].drop(["geometry"]).equals(tables[1].drop(["geometry"]))
+    plain, smooth = ([shapely.from_wkb(g) for g in table["geometry"].to_pylist()] for table in tables)
+    assert shapely.coverage_is_valid(smooth)  # no gaps, no overlaps
+    stairs, lake = (shapely.get_num_coordinates(shapes[-1]) for shapes in (plain, smooth))
+    assert lake < stairs / 2
+    assert shapely.union_all(smooth).equals(shapely.union_all(plain))
+    for before, after in zip(plain, smooth, strict=True):
+        assert after.area == pytest.approx(before.area, rel=0.02)
 
 
 def test_the_picture_is_one_stretch_with_holes_where_nothing_was_seen() -> None:
