@@ -3,7 +3,8 @@
 A language model that learns to write bends its states, and with them the mask prompts that are condensed from them. In
 this stage the vision side rests, and every answer is held to the class's anchor: the mask prompts that the bare class
 words gave before the stage began. A stage that asks about maps (:mod:`spex_core.map_samples`) uses more words than the
-legend has; all of them have an anchor, and are read bare in every step as well. So what an answer says, and whether it
+legend has; all of them are read bare in every step as well: a word that means a class is taught its anchor, one that
+means none the mean of all. So what an answer says, and whether it
 is right, does not move a mask (docs/decisions/0017).
 """
 
@@ -27,17 +28,30 @@ class PromptAnchor(nn.Module):
 
     prompts: Tensor
 
-    def __init__(self, model: SpexForLandCover, nouns: Sequence[str], classes: int) -> None:
-        """``nouns``: words with an anchor, those of the K classes first."""
+    def __init__(
+        self, model: SpexForLandCover, nouns: Sequence[str], classes: int, means: Sequence[int | None] = ()
+    ) -> None:
+        """Anchors to be set.
+
+        Args:
+            model: Gives their size.
+            nouns: Words with an anchor, those of the K classes first.
+            classes: K.
+            means: For each word the class that it means and whose anchor it gets; None: of no class, its anchor is
+                the mean of all. Default: every word has its own.
+        """
         super().__init__()
         config = model.config
-        self.nouns, self.classes = tuple(nouns), classes
+        self.nouns, self.classes, self.means = tuple(nouns), classes, tuple(means)
         self.register_buffer("prompts", torch.zeros(len(nouns), config.condensed_tokens, config.decoder_width))
 
     @torch.no_grad()
     def set(self, model: SpexForLandCover) -> None:
         """Takes the prompts that the model gives for the words, without image and attributes."""
         self.prompts.copy_(model.word_prompts(self.nouns))
+        own = self.prompts[: self.classes].clone()
+        for position, meant in enumerate(self.means):
+            self.prompts[position] = own.mean(0) if meant is None else own[meant]
 
     def of(self, words: Tensor | None) -> Tensor:
         """Anchors of questions about these words; of the classes in order where none are given."""

@@ -23,19 +23,35 @@ from spex_core.legend import Legend
 from spex_core.map_prompts import MAP_RECORDS, map_question
 
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
-    "tree": ("forest", "woodland", "tree cover", "mangrove", "orchard"),
-    "shrubland": ("shrub", "scrub", "heath", "savanna"),
-    "grassland": ("grass", "meadow", "pasture", "rangeland", "herbaceous"),
-    "cropland": ("crop", "field", "farmland", "agriculture", "vineyard", "rice paddy"),
-    "built-up": ("urban", "settlement", "building", "impervious", "artificial surface"),
-    "bare ground": ("bare", "barren", "sand", "rock", "desert"),
-    "snow and ice": ("snow", "ice", "glacier"),
-    "water": ("open water", "lake", "river", "sea", "water body"),
-    "wetland": ("marsh", "flooded vegetation", "swamp", "reed"),
+    "tree": ("forest", "woodland", "tree cover", "mangrove", "orchard", "woods", "rainforest"),
+    "shrubland": ("shrub", "scrub", "heath", "savanna", "bushes", "bushland", "moorland"),
+    "grassland": ("grass", "meadow", "pasture", "rangeland", "herbaceous", "prairie", "steppe"),
+    "cropland": ("crop", "field", "farmland", "agriculture", "vineyard", "rice paddy", "arable land"),
+    "built-up": (
+        "urban",
+        "settlement",
+        "building",
+        "impervious",
+        "artificial surface",
+        "city",
+        "town",
+        "houses",
+        "road",
+    ),
+    "bare ground": ("bare", "barren", "sand", "rock", "desert", "bare soil", "gravel"),
+    "snow and ice": ("snow", "ice", "glacier", "snowfield"),
+    "water": ("open water", "lake", "river", "sea", "water body", "reservoir", "ocean"),
+    "wetland": ("marsh", "flooded vegetation", "swamp", "reed", "bog", "peatland"),
 }
-"""What other legends call a class of the default one."""
+"""What other legends and people call a class of the default one."""
 JOINT_WORDS: tuple[str, ...] = ("vegetation", "natural", "other", "open land", "green")
 """What two classes together may be called."""
+NO_CLASS: tuple[str, ...] = (
+    "music", "tuesday", "engine", "people", "yellow", "zebra", "window", "price", "shadow", "haze", "truck", "train",
+    "wind turbines", "parking lot", "swimming pool", "power line", "a red car", "tents", "cattle", "smoke",
+    "plorg", "vixt", "mub tran", "qeld", "zzu", "hrim", "tolp frn", "ksw", "wubble", "ograd", "fnix lu", "drzz",
+)  # fmt: skip
+"""Words and letters that stand for no class of land."""
 QUESTIONS = 5
 """Classes that are asked about in one view, one of them absent where one is."""
 _RENAMED, _JOINED, _WHOLE, _FULL = 0.6, 0.2, 0.9, 0.7
@@ -55,10 +71,18 @@ class MapSample:
 
 
 def vocabulary(legend: Legend) -> tuple[str, ...]:
-    """The legend's own nouns in order, then all others that samples may use."""
+    """The legend's own nouns in order, then all others that samples may use, then what stands for no class."""
     own = [entry.noun for entry in legend]
     others = [word for noun in own for word in OTHER_WORDS.get(noun, ())]
-    return tuple(dict.fromkeys([*own, *others, *JOINT_WORDS]))
+    return tuple(dict.fromkeys([*own, *others, *JOINT_WORDS, *NO_CLASS]))
+
+
+def meanings(legend: Legend) -> tuple[int | None, ...]:
+    """Position of the class that each word of :func:`vocabulary` means; None: of no class."""
+    own = [entry.noun for entry in legend]
+    meant = {word: k for k, noun in reversed([*enumerate(own)]) for word in (*OTHER_WORDS.get(noun, ()), noun)}
+    meant |= {noun: k for k, noun in enumerate(own)}
+    return tuple(meant.get(word) for word in vocabulary(legend))
 
 
 def map_sample(legend: Legend, chip: Chip, rng: np.random.Generator) -> MapSample:

@@ -27,7 +27,7 @@ from spex_core.describing import LEARNING, Description, PromptAnchor, anchor_los
 from spex_core.errors import CheckpointError, TrainingError
 from spex_core.legend import Legend
 from spex_core.losses import LossSum, class_weights, mask_loss_sums, text_loss_sum
-from spex_core.map_samples import vocabulary
+from spex_core.map_samples import meanings, vocabulary
 from spex_core.modeling import SpexForLandCover
 from spex_core.pretraining import MaskedReconstruction, ReconstructionHead, reconstruction_loss_sum
 from spex_core.processing import TextBatch
@@ -198,7 +198,8 @@ class _Loop:
         self._head = ReconstructionHead(model.config).to(self._device)
         nouns = [entry.noun for entry in legend]
         self._by_map = any(stage.attributes == "map" for stage in config.stages)
-        self._anchor = PromptAnchor(model, vocabulary(legend) if self._by_map else nouns, len(nouns)).to(self._device)
+        words = (vocabulary(legend), len(nouns), meanings(legend)) if self._by_map else (nouns, len(nouns))
+        self._anchor = PromptAnchor(model, *words).to(self._device)
         language = set(model.language_model.parameters())
         groups = [
             {"params": [weight for weight in self._weights() if weight not in language]},
