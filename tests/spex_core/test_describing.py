@@ -58,6 +58,16 @@ def test_the_anchor_is_no_distance_from_itself_and_one_from_the_mean(legend: Leg
     assert float(total / count) == pytest.approx(1.0)
 
 
+def test_a_word_has_the_anchor_of_the_class_that_it_means_and_others_the_mean(legend: Legend) -> None:
+    model = build_tiny_model(legend)
+    nouns = [entry.noun for entry in legend]
+    anchor = PromptAnchor(model, [*nouns, "lake", "music"], len(nouns), (*range(len(nouns)), 1, None))
+    anchor.set(model)
+    torch.testing.assert_close(anchor.prompts[: len(nouns)], model.class_word_prompts(legend))
+    torch.testing.assert_close(anchor.prompts[-2], anchor.prompts[1])
+    torch.testing.assert_close(anchor.prompts[-1], anchor.prompts[: len(nouns)].mean(0))
+
+
 def test_class_words_alone_are_validated_without_the_image(tiles: torch.Tensor, legend: Legend) -> None:
     model = build_tiny_model(legend).eval()
     chips = TwoHalves(tiles, legend)

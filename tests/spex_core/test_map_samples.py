@@ -6,13 +6,23 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from pipeline.predict.word_model import MEANINGLESS
 from spex_core.answer_check import check_facts, supported_share
 from spex_core.answers import describe_facts
 from spex_core.augmentation import Chip
 from spex_core.label_facts import class_facts
 from spex_core.legend import Legend
 from spex_core.map_prompts import map_question
-from spex_core.map_samples import QUESTIONS, map_sample, vocabulary, with_errors
+from spex_core.map_samples import (
+    JOINT_WORDS,
+    NO_CLASS,
+    OTHER_WORDS,
+    QUESTIONS,
+    map_sample,
+    meanings,
+    vocabulary,
+    with_errors,
+)
 
 SIDE = 64
 
@@ -38,6 +48,17 @@ def test_a_sample_is_deterministic_and_names_words_that_have_an_anchor(seed: int
         assert f"the attributes of the {known[word]} regions" in question
         assert known[word] in answer
     assert any("'Area': 'none'" in q or q.endswith("[]") for q in one.questions)  # one is absent
+
+
+def test_every_word_means_one_class_or_none(legend: Legend) -> None:
+    words, meant = vocabulary(legend), meanings(legend)
+    assert len(words) == len(set(words)) == len(meant)
+    assert meant[: len(legend)] == tuple(range(len(legend)))
+    nouns = [entry.noun for entry in legend]
+    for word, k in zip(words[len(legend) :], meant[len(legend) :], strict=True):
+        assert (k is None) == (word in (*JOINT_WORDS, *NO_CLASS))
+        assert k is None or word in OTHER_WORDS[nouns[k]]
+    assert not set(words) & set(MEANINGLESS)  # what words are held against is not taught
 
 
 @pytest.mark.parametrize("seed", range(8))
