@@ -32,7 +32,8 @@ MEANINGLESS = ("xqzt", "blorf", "wug vump", "ffth", "zzkr oo", "jyx", "mrrp tlon
 """What the model makes of these is what it makes of words that it does not know."""
 MAX_PHRASES, MAX_CHARACTERS = 20, 80
 NEAR_SHARE = 0.5
-"""A phrase means a class if its prompt is nearer to the class's than half the way between the two nearest classes."""
+"""A phrase means a class if its prompt is nearer to the class's than half the way between the two nearest classes, and
+than half the way from the class to what the model makes of letters without meaning."""
 Verdict = Literal["a class", "like a class", "unlike any class"]
 
 
@@ -215,7 +216,7 @@ def understood(prompts: npt.NDArray[np.float64], legend: Legend, phrases: Sequen
         if (name := spoken.get(phrase.casefold().rstrip("s"))) is not None:
             verdict = "a class"
             nearest = ((name, 0.0), *(entry for entry in nearest if entry[0] != name))[:3]
-        elif near[first] < NEAR_SHARE and near[first] < nonsense and class_to_nothing[first] > NEAR_SHARE:
+        elif near[first] < NEAR_SHARE * min(1.0, class_to_nothing[first]):
             verdict = "like a class"
         found.append(Understood(phrase, verdict, nearest, round(float(nonsense), 3)))
     return tuple(found)
