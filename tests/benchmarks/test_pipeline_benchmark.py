@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +24,12 @@ def test_processes_are_named_after_what_they_do() -> None:
 def test_the_cost_of_a_command_holds_its_children() -> None:
     work = "sum(i * i for i in range(6_000_000))"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {work!r}]); print('done')"
-    alone, both = (cost_of(["python3", "-c", code]) for code in (work, f"{child}; {work}"))
+    alone, both = (cost_of([sys.executable, "-c", code]) for code in (work, f"{child}; {work}"))
     assert both.output == "done\n"
     assert both.processes == 2
     assert both.cpu_s > 1.5 * alone.cpu_s
     with pytest.raises(RuntimeError, match="ended with 3: it is over"):
-        cost_of(["python3", "-c", "print('it is over'); raise SystemExit(3)"])
+        cost_of([sys.executable, "-c", "print('it is over'); raise SystemExit(3)"])
 
 
 @pytest.mark.ray
