@@ -222,6 +222,7 @@ def test_the_command_imports_nothing_heavy_prints_its_address_and_ends_on_ctrl_c
         "    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    serve(self)\n"
         "ThreadingHTTPServer.serve_forever = once\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job of a shell ignores it
         f"main(['view', {str(folder)!r}, '--no-browser', '--port', '0'])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
