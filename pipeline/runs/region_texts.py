@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 ANSWERS_FILE = "words.jsonl"
 """In the run's folder: what was said of each sub-region, one line each."""
+_CANNOT_SPEAK = (SpexError, RuntimeError, ValueError, LookupError)
+"""Of reading, of a damaged checkpoint and of torch: the map is published already, and only words are lost."""
 
 
 class RegionTexts:
@@ -78,24 +80,32 @@ class RegionTexts:
                 said[region.id] = known
                 self._progress.advance()
                 continue
+            if speaker is None and (speaker := self._speaker()) is None:
+                return {}
             try:
-                if speaker is None:
-                    found = load_speaker(self._prepared.config, self._depth)
-                    if isinstance(found, str):
-                        self._progress.say(f"the model is asked for no words: {found}")
-                        return {}
-                    speaker = found
                 words = words_of(
                     region, areas[region.id], zones, self._prepared.legend, self._depth, speaker, self._read
                 )
                 self._keep(keys[region.id], words)
                 said[region.id] = words
-            except SpexError as error:
+            except _CANNOT_SPEAK as error:
                 self.problems.append(f"{region.name}: {error}")
                 self._progress.say(f"no words of the model for {region.name}: {error}")
             self._progress.advance()
         self._tell(statistics, said)
         return said
+
+    def _speaker(self) -> Speaker | None:
+        """What is asked; None where there is none, which is told."""
+        try:
+            found = load_speaker(self._prepared.config, self._depth)
+        except _CANNOT_SPEAK as error:
+            self.problems.append(str(error))
+            found = str(error)
+        if isinstance(found, str):
+            self._progress.say(f"the model is asked for no words: {found}")
+            return None
+        return found
 
     def _tell(self, statistics: MapStatistics, said: Mapping[str, RegionWords]) -> None:
         found = Spoken.of([(region, said[region.id]) for region in statistics.regions if region.id in said])
@@ -144,7 +154,8 @@ def kept_words(path: Path) -> dict[str, RegionWords]:
     """What was kept, by key; lines that were cut off, or are of another version, are left out."""
     found: dict[str, RegionWords] = {}
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        with open_own(path, "r+b", create=False) as file:
+            lines = file.read().decode(errors="replace").splitlines()
     except OSError:
         return {}
     for line in lines:
