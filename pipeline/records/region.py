@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.geometry import shape
 from shapely.geometry.base import BaseGeometry
@@ -26,6 +27,7 @@ from pipeline.records.region_geometry import is_empty, plain_geometry
 from pipeline.records.region_grid import grid_cells
 from pipeline.records.utm import epsg_at, joined_ground, polygonal, zone_parts
 
+ROUNDING_DEGREES = 1e-6
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -176,6 +178,17 @@ def _polygons(data: Any, label: str, path: Path, notes: list[str]) -> BaseGeomet
     return geometry
 
 
+def _within_rounding(geometry: BaseGeometry) -> BaseGeometry:
+    """Longitudes and latitudes that leave the Earth by less than a tenth of a metre are at its edge."""
+    edge = np.array([180.0, 90.0])
+
+    def at_edge(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        over = np.abs(xy) - edge
+        return np.where((over > 0) & (over < ROUNDING_DEGREES), np.sign(xy) * edge, xy)
+
+    return shapely.transform(geometry, at_edge)
+
+
 def _checked_geometry(data: Any, label: str, source: RegionSource, path: Path, notes: list[str]) -> BaseGeometry:
     geometry = _polygons(data, label, path, notes)
     if geometry.is_empty:
@@ -186,7 +199,9 @@ def _checked_geometry(data: Any, label: str, source: RegionSource, path: Path, n
     if source.crs is not None:
         geometry = to_lonlat(geometry, source.crs, f"{label} of {path}")
         xy = shapely.get_coordinates(geometry)
-    elif source.named and antimeridian.beyond(geometry):
+    geometry = _within_rounding(geometry)
+    xy = shapely.get_coordinates(geometry)
+    if source.crs is None and source.named and antimeridian.beyond(geometry):
         geometry = antimeridian.split(geometry)
         xy = shapely.get_coordinates(geometry)
         notes.append(f"{label} has longitudes beyond 180°; it was split at the antimeridian")

@@ -8,12 +8,13 @@ opened must be one of :data:`DRIVERS`.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import logging
 import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ def read_vectors(
             wanted = {field: names[field.casefold()] for field in fields if field.casefold() in names}
             exact = {str(name) for name in info["fields"]}
             wanted |= {field: field for field in fields if field in exact}
-            meta, numbers, geometries, columns = pyogrio.raw.read(
+            read = functools.partial(
+                pyogrio.raw.read,
                 str(private),
                 layer=info["layer_name"],
                 # With a condition all are read: the drivers differ in whether it may name what is not read.
@@ -94,6 +96,7 @@ def read_vectors(
                 force_2d=True,
                 datetime_as_string=True,
             )
+            meta, numbers, geometries, columns = _in_own_letters(read, kind, path)
         except RegionError:
             raise
         except Exception as error:  # pyogrio has a dozen kinds, and GDAL's text is what helps
@@ -129,6 +132,16 @@ def read_vectors(
     text = str(meta["crs"] or "")
     named = bool(text) and not any(text.startswith(f'{word}["') or f'["{word}' in text[:60] for word in _UNDEFINED)
     return features, described_crs(text, told) if named else None, named
+
+
+def _in_own_letters(read: Callable[..., Any], kind: str, path: Path) -> Any:
+    """A Shapefile whose letters no ``.cpg`` names is read as UTF-8 where it is that, else as GDAL has it (Latin 1)."""
+    if kind != "SHP" or any(p.suffix.lower() == ".cpg" for p in sidecars(path)):
+        return read()
+    try:
+        return read(encoding="UTF-8")
+    except UnicodeDecodeError:
+        return read()
 
 
 def vector_formats() -> str:

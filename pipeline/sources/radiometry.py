@@ -62,6 +62,8 @@ class _Declared:
     nodata: float
     believed: bool
     """False for integers with a scale that no reflectance has."""
+    offset_in_numbers: float | None = None
+    """The offset as it stands there, where it is one of digital numbers (before scaling)."""
 
     @property
     def complete(self) -> bool:
@@ -114,6 +116,16 @@ def calibrate(provider: Provider, item: Mapping[str, Any], assets: Mapping[str, 
         scales = _offsets({table_scale for name in not_believed if (table_scale := declared[name].scale) is not None})
         doubt = f"raster metadata of {', '.join(not_believed)} give integers a scale of {scales}, which is not believed"
         why = f"{why}; {doubt}" if rule is not None else why
+    in_numbers = {name: d.offset_in_numbers for name, d in declared.items() if d.offset_in_numbers is not None}
+    if in_numbers:
+        meant = _offsets({declared[name].offset or 0.0 for name in in_numbers})
+        said_so = (
+            f"raster metadata of {', '.join(in_numbers)} give the offset in digital numbers "
+            f"({_offsets(set(in_numbers.values()))}), read as {meant}"
+        )
+        why = f"{why}; {said_so}"
+        if rule is None:  # nothing else says so
+            doubt = "; ".join(part for part in (doubt, said_so) if part)
     if SCL in assets:
         table[SCL] = Calibration(1.0, 0.0, NODATA)
     said = sorted(d.offset or 0.0 for d in declared.values() if d.tells_offset)
@@ -182,6 +194,9 @@ def _declared(item: Mapping[str, Any], name: str, asset: Mapping[str, Any]) -> _
         raise SceneError(f"{_id(item)}: raster scale/offset/nodata of {name} is not a number: {error}") from error
     if scale is not None and not (math.isfinite(scale) and 0.0 < scale <= 1.0):
         raise SceneError(f"{_id(item)}: raster scale {scale:g} of {name} is not in (0, 1]")
+    in_numbers = None
+    if offset is not None and 1.0 < abs(offset) <= 1.0 / (scale or SCALE):
+        in_numbers, offset = offset, offset * (scale or SCALE)
     if offset is not None and not (math.isfinite(offset) and abs(offset) <= 1.0):
         raise SceneError(
             f"{_id(item)}: raster offset {offset:g} of {name} is not a reflectance; "
@@ -189,7 +204,7 @@ def _declared(item: Mapping[str, Any], name: str, asset: Mapping[str, Any]) -> _
         )
     integers = "int" in str(first("data_type", "raster:data_type") or "").lower()
     believed = not (integers and scale is not None and scale > COARSEST_INTEGER_SCALE)
-    return _Declared(scale, offset, NODATA if nodata is None else _whole(nodata), believed)
+    return _Declared(scale, offset, NODATA if nodata is None else _whole(nodata), believed, in_numbers)
 
 
 def _number(value: Any) -> float | None:

@@ -11,6 +11,7 @@ import shapely
 
 from pipeline.errors import RegionError
 from pipeline.records.region import read_region
+from tests.pipeline.records.region_files import IDS, feature, vector_file
 
 RING = [[10.0, 46.0], [10.01, 46.0], [10.01, 46.01], [10.0, 46.01], [10.0, 46.0]]
 SQUARE = {"type": "Polygon", "coordinates": [RING]}
@@ -109,3 +110,27 @@ def test_another_content_is_told_by_what_it_is(content: bytes, words: str, tmp_p
     path.write_bytes(content)
     with pytest.raises(RegionError, match=words):
         read_region(path)
+
+
+@pytest.mark.parametrize(("encoding", "named"), [("UTF-8", False), ("ISO-8859-1", False), ("UTF-8", True)])
+def test_names_in_a_shapefile_keep_their_letters(tmp_path: Path, encoding: str, named: bool) -> None:
+    """Written by tools that leave out the .cpg, in UTF-8 or Latin 1."""
+    path = vector_file(tmp_path / "r.shp", columns={"id": IDS, "name": ("aaaaaaaaa", "Beta")})
+    dbf = path.with_suffix(".dbf")
+    letters = "Žďár".encode() if encoding == "UTF-8" else "Besançon".encode(encoding)
+    data = bytearray(dbf.read_bytes().replace(b"aaaaaaaaa", letters.ljust(9)))
+    data[29] = 0  # no language driver either
+    dbf.write_bytes(data)
+    path.with_suffix(".cpg").unlink(missing_ok=True)
+    if named:
+        path.with_suffix(".cpg").write_text(encoding)
+    region = read_region(path)
+    assert region.subregions[0].name == ("Žďár" if encoding == "UTF-8" else "Besançon")
+
+
+def test_a_longitude_that_rounding_took_beyond_the_earth_makes_no_second_zone(tmp_path: Path) -> None:
+    path = tmp_path / "r.geojson"
+    path.write_text(json.dumps(feature(shapely.box(179.9, 10.0, 180.0000000001, 10.1))))
+    region = read_region(path)
+    assert region.utm_epsgs() == (32660,)
+    assert shapely.bounds(region.geometry)[2] <= 180.0

@@ -127,7 +127,7 @@ def test_a_band_without_metadata_is_read_by_the_baseline_that_the_others_agree_w
 @pytest.mark.parametrize(
     ("asset", "words"),
     [
-        (raster_bands(-1000.0), "not -1000"),
+        (raster_bands(-20000.0), "not -1000"),
         (raster_bands(float("nan")), "offset"),
         (raster_bands(-0.1, 0.0), "scale"),
         (raster_bands(-0.1, 10000.0), "scale"),
@@ -139,6 +139,22 @@ def test_a_band_without_metadata_is_read_by_the_baseline_that_the_others_agree_w
 def test_impossible_metadata_is_refused(asset: dict[str, Any], words: str) -> None:
     with pytest.raises(SceneError, match=words):
         calibrate("generic", item(), assets(**asset))
+
+
+@pytest.mark.parametrize("baseline", [None, "05.10", "02.14"])
+def test_an_offset_in_digital_numbers_is_read_as_what_it_means(baseline: str | None) -> None:
+    """Some catalogs give BOA_ADD_OFFSET itself, though STAC's offset is added after scaling."""
+    found = calibrate("generic", item(**{"s2:processing_baseline": baseline}), assets(**raster_bands(-1000.0)))
+    assert {(c.scale, c.offset) for name, c in found.table.items() if name != SCL} == {(1e-4, -0.1)}
+    assert "digital numbers (-1000), read as -0.1" in found.why
+    assert bool(found.doubt) == (baseline is None)
+
+
+@pytest.mark.parametrize(("flag", "offset"), [(True, 0.0), (False, -0.1)])
+def test_a_flag_wins_over_an_offset_in_digital_numbers(flag: bool, offset: float) -> None:
+    properties = {"earthsearch:boa_offset_applied": flag, "s2:processing_baseline": "05.10"}
+    found = calibrate("earth-search", item(**properties), assets(**raster_bands(-1000.0)))
+    assert {c.offset for name, c in found.table.items() if name != SCL} == {offset}
 
 
 def test_nodata_comes_from_the_metadata_and_nan_means_the_default() -> None:
