@@ -45,6 +45,8 @@ thousand pixels of land in the shadow of a cloud."""
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 _SEEN = 0.9999
 """Share of activations that the levels reach to."""
+_UNIT = 4 / ACTIVATION_LEVELS
+"""What a level is worth in a network made of a detector."""
 
 
 class CloudDetector:
@@ -140,6 +142,35 @@ class CloudDetector:
         for name in ("middle", "fine"):
             tensors[f"skip.{name}"] = torch.tensor(reach[name] / reach[f"up_{name}"], dtype=torch.float32)
         return cls(network.config, tensors)
+
+    @torch.no_grad()
+    def to_network(self) -> CloudNetwork:
+        """The network again, to go on training: float32, its normalisations without effect, rounded as this is.
+
+        Scales of activations are not what they were; what comes out is the same, up to the rounding of activations.
+        """
+        network = CloudNetwork(self.config).eval()
+        layers, plain = _layers_of(network), {name: getattr(network, name) for name in ("up_middle", "up_fine", "head")}
+        unit = dict.fromkeys(self._convolutions, _UNIT) | {"head": 1.0}
+        for name in ("middle", "fine"):
+            unit[f"up_{name}"] = _UNIT / float(self._tensors[f"skip.{name}"])
+        for name, (weight, scale, bias) in self._convolutions.items():
+            fed = 1 / INPUT_LEVELS if name == "stem" else unit[_fed_by(name, self.config)]
+            weight, bias = weight * scale[:, None] * (unit[name] / fed), bias.flatten() * unit[name]
+            if name in plain:
+                plain[name].weight.copy_(weight)
+                plain[name].bias.copy_(bias)
+                continue
+            convolution, normalisation = layers[name]
+            convolution.weight.copy_(weight)
+            if convolution.bias is not None:
+                convolution.bias.zero_()
+            normalisation.bias.copy_(bias)
+            assert normalisation.running_var is not None
+            normalisation.running_var.fill_(1 - normalisation.eps)
+        network.presence.weight.copy_(self._tensors["presence"] * _UNIT)
+        network.presence.bias.zero_()
+        return network
 
     def save(self, folder: Path) -> None:
         """Writes ``config.json`` and ``model.safetensors``."""
@@ -258,26 +289,35 @@ def _fed_by(name: str, config: CloudNetworkConfig) -> str:
 
 def _folded(network: CloudNetwork) -> dict[str, tuple[Tensor, Tensor]]:
     """Weights and biases with the normalisation behind each convolution taken in, in float64."""
-    weight, bias = _with_normalisation(network.stem, network.fine[0])
-    normalisation = network.fine[0]
-    assert isinstance(normalisation, nn.BatchNorm2d)
-    found = {"stem": (weight, bias + network.presence.bias.detach().double() * _gain(normalisation))}
-    layers = {
-        "fine": network.fine[2],
-        **{name: getattr(network, name) for name in ("down_middle", "middle", "down_deep")},
-        **{f"deep.{i}": layer for i, layer in enumerate(network.deep)},
-        **{name: getattr(network, name) for name in ("merge_middle", "merge_fine")},
-    }
-    found |= {name: _with_normalisation(layer[0], layer[1]) for name, layer in layers.items()}
+    found = {name: _with_normalisation(*layer) for name, layer in _layers_of(network).items()}
+    weight, bias = found["stem"]
+    normalisation = _layers_of(network)["stem"][1]
+    found["stem"] = weight, bias + network.presence.bias.detach().double() * _gain(normalisation)
     for name in ("up_middle", "up_fine", "head"):
         convolution = getattr(network, name)
         found[name] = convolution.weight.detach().double(), convolution.bias.detach().double()
     return found
 
 
-def _with_normalisation(convolution: nn.Module, normalisation: nn.Module) -> tuple[Tensor, Tensor]:
-    assert isinstance(convolution, nn.Conv2d)
-    assert isinstance(normalisation, nn.BatchNorm2d)
+def _layers_of(network: CloudNetwork) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions with a normalisation behind them; to that of the stem, what channels are there is added before."""
+    parts: dict[str, tuple[nn.Module, nn.Module]] = {"stem": (network.stem, network.fine[0])}
+    layers = {
+        "fine": network.fine[2],
+        **{name: getattr(network, name) for name in ("down_middle", "middle", "down_deep")},
+        **{f"deep.{i}": layer for i, layer in enumerate(network.deep)},
+        **{name: getattr(network, name) for name in ("merge_middle", "merge_fine")},
+    }
+    parts |= {name: (layer[0], layer[1]) for name, layer in layers.items()}
+    found = {}
+    for name, (convolution, normalisation) in parts.items():
+        assert isinstance(convolution, nn.Conv2d)
+        assert isinstance(normalisation, nn.BatchNorm2d)
+        found[name] = convolution, normalisation
+    return found
+
+
+def _with_normalisation(convolution: nn.Conv2d, normalisation: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     gain = _gain(normalisation)
     bias = torch.zeros_like(gain) if convolution.bias is None else convolution.bias.detach().double()
     assert normalisation.running_mean is not None

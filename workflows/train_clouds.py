@@ -210,14 +210,68 @@ def loss_of(logits: torch.Tensor, label: torch.Tensor, weight: torch.Tensor) -> 
     return -(chosen * weight).sum() / weight.sum().clamp(min=1)
 
 
+def network_to_go_on(folder: Path, examples: list[torch.Tensor]) -> CloudNetwork:
+    """The network of a folder: as it was left by training, or, where that is not kept, made of what is used.
+
+    Args:
+        folder: With :data:`TRAINED`, or a checkpoint.
+        examples: Batches; normalisations get the statistics of these.
+
+    Raises:
+        CheckpointError: The folder holds neither, or a damaged one.
+    """
+    if (folder / TRAINED).exists():
+        network = CloudNetwork()
+        load_weights(network, folder / TRAINED)
+        return network
+    network = CloudDetector.load(folder).to_network()
+    with_class_weights(network)
+    set_statistics(network, examples)
+    return network
+
+
+@torch.no_grad()
+def set_statistics(network: CloudNetwork, examples: list[torch.Tensor]) -> None:
+    """Gives normalisations without effect the mean and variance of what they are fed; the answers stay."""
+    fed: dict[torch.nn.BatchNorm2d, list[torch.Tensor]] = {
+        module: [] for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)
+    }
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, inputs: fed[module].append(
+                torch.stack([inputs[0].mean((0, 2, 3)), (inputs[0] ** 2).mean((0, 2, 3))])
+            )
+        )
+        for module in fed
+    ]
+    for batch in examples:
+        network.eval()(batch)
+    for hook in hooks:
+        hook.remove()
+    for module, moments in fed.items():
+        mean, square = torch.stack(moments).mean(0)
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        module.running_mean.copy_(mean)
+        module.running_var.copy_((square - mean**2).clamp(min=1e-6))
+        module.weight.copy_((module.running_var + module.eps).sqrt())
+        module.bias += mean
+
+
+def with_class_weights(network: CloudNetwork, sign: int = 1) -> None:
+    """Puts :data:`CLASS_WEIGHT` into the answers, as a loss with these weights does; or takes it out."""
+    with torch.no_grad():
+        weights = torch.tensor(CLASS_WEIGHT).log().repeat_interleave(len(network.head.bias) // ANY_CLOUD)
+        network.head.bias += sign * weights
+
+
 def without_class_weights(network: CloudNetwork) -> None:
     """Takes :data:`CLASS_WEIGHT` out of the answers of a trained network.
 
     Weights in the loss make what was weighted look more frequent by that factor; the logits of the head say so, and
     less their logarithm they are those of the classes as they were drawn.
     """
-    with torch.no_grad():
-        network.head.bias -= torch.tensor(CLASS_WEIGHT).log().repeat_interleave(len(network.head.bias) // ANY_CLOUD)
+    with_class_weights(network, -1)
 
 
 def average(network: CloudNetwork, start: Mapping[str, torch.Tensor], share: float) -> None:
@@ -274,7 +328,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="folder of sampled real scenes")
     parser.add_argument("--labelled-share", type=float, default=0.0, help="share of crops from drawn scenes")
     parser.add_argument("--leave-out", default="", help="name of a drawn scene that is not trained on")
-    parser.add_argument("--start", type=Path, help="checkpoint folder to go on from")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to go on from")
     parser.add_argument("--keep", type=float, default=0.0, help="share of the weights of --start in the result")
     parser.add_argument("--minutes", type=float, default=40.0)
     parser.add_argument("--batch", type=int, default=8)
@@ -294,16 +348,14 @@ def main() -> None:
     if options.keep and not options.start:
         parser.error("--keep needs --start")
     torch.manual_seed(options.seed)
-    network = CloudNetwork()
-    if options.start:
-        load_weights(network, options.start / TRAINED)
-    start = {key: value.clone() for key, value in network.state_dict().items()}
     sampler = Sampler(simulated, real, labelled, labelled_share=options.labelled_share)
+    examples = [torch.from_numpy(np.stack([sampler.crop(8 * i + j)[0] for j in range(8)])) for i in range(EXAMPLES)]
+    network = network_to_go_on(options.start, examples) if options.start else CloudNetwork()
+    start = {key: value.clone() for key, value in network.state_dict().items()}
     train(network, sampler, options.minutes, options.batch, options.rate, options.seed * 10**8, options.out / "log.txt")
     average(network, start, options.keep)
     safetensors.torch.save_model(network, str(options.out / TRAINED))
     without_class_weights(network)
-    examples = [torch.from_numpy(np.stack([sampler.crop(8 * i + j)[0] for j in range(8)])) for i in range(EXAMPLES)]
     CloudDetector.from_network(network, examples).save(options.out)
 
 

@@ -57,6 +57,17 @@ def test_it_says_what_the_trained_network_says(detector: CloudDetector) -> None:
     assert float((rounded - wanted).abs().mean()) < 0.1 * float(wanted.std())
 
 
+@pytest.mark.parametrize("missing", [[], [4, 5]])
+def test_the_network_made_of_it_says_the_same(built_in: CloudDetector, missing: list[int]) -> None:
+    seen = torch.from_numpy(image(2, 128, 128))[None]
+    seen[:, missing] = torch.nan
+    rounded = built_in.logits(seen)
+    with torch.no_grad():
+        again = built_in.to_network()(seen)
+    assert (rounded.argmax(1) == again.argmax(1)).float().mean() > 0.97
+    assert float((rounded - again).abs().mean()) < 0.1 * float(rounded.std())
+
+
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 10), st.integers(0, 10), st.integers(17, 24), st.integers(17, 24), st.integers(0, 5))
 def test_windows_with_their_halo_agree_to_the_last_bit(

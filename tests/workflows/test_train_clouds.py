@@ -76,6 +76,21 @@ def test_answers_lose_what_the_loss_had_added() -> None:
         torch.testing.assert_close(torch.softmax(network(image), 1), expected / expected.sum(1, keepdim=True))
 
 
+def test_training_goes_on_from_what_is_used_where_its_own_state_is_not_kept(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    images = [torch.from_numpy(FLAT[None, :, :64, :64] * np.linspace(0.2, 2, 64, dtype=np.float32)) for _ in range(2)]
+    images = [image + 0.05 * torch.rand_like(image) for image in images]
+    CloudDetector.from_network(CloudNetwork(CloudNetworkConfig((8, 8, 8), 1)), images).save(tmp_path)
+    detector = CloudDetector.load(tmp_path)
+    network = train_clouds.network_to_go_on(tmp_path, images)
+    train_clouds.without_class_weights(network)
+    with torch.no_grad():
+        wanted, got = detector.logits(images[0]), network.eval()(images[0])
+        learning = network.train()(torch.cat(images))  # its normalisations have the statistics of what they are fed
+    assert float((got - wanted).abs().mean()) < 0.1 * float(wanted.std())
+    assert float((learning[:1] - got).abs().mean()) < 0.3 * float(got.std())
+
+
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_a_share_of_the_start_is_kept(share: float) -> None:
     first, second = (CloudNetwork(CloudNetworkConfig((8, 8, 8), 1)) for _ in range(2))
