@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 REST = ("language_model", "projector", "condensation")
 """Parts that do not learn."""
-SHARES = {"simulated": 0.28, "painted": 0.14, "labelled": 0.43, "taught": 0.15}
+SHARES = {"simulated": 0.40, "painted": 0.14, "labelled": 0.34, "taught": 0.12}
 """Of the places of a step; what is missing leaves its share to the others."""
 COARSE = {"simulated": 0.3, "painted": 0.3, "labelled": 0.1, "taught": 0.2}
 """Of them, share whose 10 m pixels are averaged to 20 or 30 m."""
