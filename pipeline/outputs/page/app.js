@@ -98,7 +98,7 @@ function openPlane(cog) {
   grid = map.crs;
   marker = outlines = null;
   layers = {};
-  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.25 });
+  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, fadeAnimation: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.25 });
   L.control.zoom({ zoomInTitle: t("zoom_in"), zoomOutTitle: t("zoom_out") }).addTo(plane);
   L.control.scale({ imperial: false, maxWidth: 140 }).addTo(plane);
   for (const [name, order] of [["picture", 200], ["top", 300], ["outlines", 400]]) plane.createPane(name).style.zIndex = order;
@@ -268,7 +268,14 @@ function fill(select, options, value) {
 }
 
 let written = null;
+let resting = 0;
+/** Writes the view into the address, once it has come to rest: browsers take their time for it. */
 function remember() {
+  clearTimeout(resting);
+  resting = setTimeout(rememberNow, 150);
+}
+
+function rememberNow() {
   const centre = plane?.getCenter();
   const view = { ...state, centre: centre && [centre.lng, centre.lat, plane.getZoom()] };
   written = writeAddress(view);
@@ -296,7 +303,7 @@ function wire() {
   by("swipe").addEventListener("input", (event) => { state.swipe = Number(event.target.value); applySwipe(); remember(); });
   for (const input of document.querySelectorAll("[name=show]")) input.addEventListener("change", () => { state.show = input.value; applyShow(); remember(); });
   by("print").addEventListener("click", () => window.print());
-  by("language").addEventListener("change", (event) => { state.language = event.target.value; remember(); location.reload(); });
+  by("language").addEventListener("change", (event) => { state.language = event.target.value; rememberNow(); location.reload(); });
   by("map").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.target !== by("map")) return;
     const { lng, lat } = plane.getCenter();
