@@ -5,7 +5,7 @@ import { cogOf, fileOf, loadMaps, regionAt, regionsOf, ringsOf, seriesOf, whyAt 
 import { element } from "./charts.js";
 import { byColour, byPalette, boundsOf, classPalette, clipPane, CogLayer, confidencePalette, planeOf } from "./layers.js";
 import { areasOf, labelOf, showCharts, showCredits, showLegend, showPoint, showRegions } from "./panel.js";
-import { utmZone } from "./projection.js";
+import { gridOf } from "./projection.js";
 import { className, languageName, loadTexts, percent, t } from "./texts.js";
 
 const { L } = globalThis;
@@ -193,7 +193,7 @@ function toggleClass(code, on) {
 function drawOutlines(regions) {
   outlines?.remove();
   outlines = null;
-  const zone = utmZone(map.crs);
+  const zone = gridOf(map.crs);
   if (!zone) return;
   outlines = L.featureGroup();
   for (const region of regions) {
@@ -238,7 +238,7 @@ async function askPoint(x, y) {
   marker = L.circleMarker([y, x], { pane: "outlines", radius: 7, interactive: false, className: "marker" }).addTo(plane);
   remember();
   showPoint(null);
-  const lonlat = utmZone(map.crs)?.inverse(x, y) ?? null;
+  const lonlat = gridOf(map.crs)?.inverse(x, y) ?? null;
   try {
     const [classes, confidence, scores, regions] = await Promise.all([valueAt("landcover", x, y), valueAt("confidence", x, y), valueAt("scores", x, y), regionsOf(map).catch(() => [])]);
     if (mine !== turn || state.point?.[0] !== x || state.point?.[1] !== y) return;
