@@ -1,8 +1,9 @@
-"""A folder of maps as one xarray Dataset, read lazily: classes, confidence, counts, picture and scores by period."""
+"""A folder of maps as one xarray Dataset, read lazily: classes, confidence, counts, scores and more by period."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -17,7 +18,9 @@ from rasterio.windows import Window as RasterWindow
 
 from pipeline.errors import OutputError, ReadError
 from pipeline.outputs.assets import ASSETS
+from pipeline.outputs.kept_indices import indices_variable, kept_run
 from pipeline.outputs.output_folder import COLLECTION_FILE, existing, read_object
+from spex_core.indices import SPECTRAL_INDICES
 
 _DASK: Any = dask.array  # typed in part only
 CHUNK_PX = 1024
@@ -32,6 +35,7 @@ class _Map:
     """One item, as far as it is opened."""
 
     item: str
+    run: str
     name: str
     start: str
     end: str
@@ -58,7 +62,8 @@ def open_map(folder: str | Path, *, name: str | None = None, epsg: int | None = 
     Returns:
         Variables ``landcover``, ``confidence``, ``valid_count`` (uint8 ``[period, y, x]``), and ``unfamiliar`` (the
         same), ``truecolor`` (``[period, color, y, x]``) and ``scores`` (percent, ``[period, class, y, x]``) where every
-        period has them.
+        period has them. ``indices`` (float32 ``[period, index, y, x]``, the mean of the pixel's class in its cell of 80
+        m, NaN where there is none) is there while the stores of all these runs are: ``spex clean`` removes them.
         ``period`` is the first day, with ``period_end`` beside it; ``y`` and ``x`` are pixel centres in metres. Where a
         period has no map, and where it has no data, is the variable's ``_FillValue``. ``attrs["crs"]`` names the zone,
         ``landcover.attrs`` the classes (``flag_values``, ``flag_meanings``).
@@ -85,6 +90,13 @@ def open_map(folder: str | Path, *, name: str | None = None, epsg: int | None = 
     for key in _VARIABLES:
         if all(key in m.assets and m.bands[key] == maps[0].bands[key] for m in maps):
             variables[key] = _variable(key, maps, offsets, (height, width))
+    runs = [
+        kept_run(Path(folder), m.run, m.epsg, offset, (m.height, m.width)) if m.run else None
+        for m, offset in zip(maps, offsets, strict=True)
+    ]
+    if all(runs):
+        cuts = _cut(height, CHUNK_PX), _cut(width, CHUNK_PX)
+        variables["indices"] = indices_variable([run for run in runs if run], *cuts)
     periods = np.array([m.start for m in maps], "datetime64[ns]")
     coordinates: dict[str, Any] = {
         "period": periods,
@@ -93,6 +105,8 @@ def open_map(folder: str | Path, *, name: str | None = None, epsg: int | None = 
         "y": top - step * (np.arange(height) + 0.5),
         "x": left + step * (np.arange(width) + 0.5),
     }
+    if "indices" in variables:
+        coordinates["index"] = list(SPECTRAL_INDICES)
     for key, dimension in _BAND_NAMES.items():
         if key in variables:
             coordinates[dimension] = list(maps[0].bands[key])
@@ -192,6 +206,7 @@ def _opened(folder: Path, name: str) -> _Map | None:
         start, end = (str(properties[key])[:10] for key in ("start_datetime", "end_datetime"))
         return _Map(
             item=str(item["id"]),
+            run=_run_id(properties),
             name=str(properties.get("spex:run_name") or item["id"]),
             start=start,
             end=end,
@@ -208,6 +223,12 @@ def _opened(folder: Path, name: str) -> _Map | None:
         )
     except (KeyError, TypeError, ValueError, json.JSONDecodeError):
         return None
+
+
+def _run_id(properties: Mapping[str, Any]) -> str:
+    """Of the run that made a map; empty where the item names none that could be a folder's name."""
+    found = str(properties.get("spex:run_id"))
+    return found if re.fullmatch("[0-9a-f]{1,64}", found) else ""
 
 
 def _chosen(maps: list[_Map], field: str, wanted: str | int | None, kind: str) -> list[_Map]:

@@ -22,13 +22,15 @@ from spex_core.legend import Legend
 
 _COLUMNS = (
     "item", "start", "end", "region", "name", "area_ha", "observed_share", "code", "class", "class_area_ha", "share",
-    "patches", "largest_patch_ha", "mean_confidence",
+    "patches", "largest_patch_ha", "mean_confidence", "unfamiliar_share",
 )  # fmt: skip
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write_regions_csv(path: Path, regions: Sequence[RegionStatistics], item: str, start: str, end: str) -> Path:
     """Writes the long table, UTF-8, areas in hectares, shares 0..1; a sub-region without a class has one line.
+
+    ``unfamiliar_share`` is that of the line's class; empty where the model does not know what it was trained on.
 
     Raises:
         OutputError: The folder cannot be written.
@@ -40,10 +42,11 @@ def write_regions_csv(path: Path, regions: Sequence[RegionStatistics], item: str
         whole = (item, start, end, _cell(region.id), _cell(region.name), f"{region.area_ha:.4f}")
         observed = f"{region.observed_share:.6f}"
         if not region.classes:
-            rows.writerow((*whole, observed, *[""] * 7))
+            rows.writerow((*whole, observed, *[""] * 7, _known(region.unfamiliar_share)))
         for c in region.classes:
             measured = (f"{c.area_ha:.4f}", f"{c.share:.6f}", c.patches, f"{c.largest_patch_ha:.4f}")
-            rows.writerow((*whole, observed, c.code, _cell(c.name), *measured, f"{c.mean_confidence:.6f}"))
+            quality = (f"{c.mean_confidence:.6f}", _known(c.unfamiliar_share))
+            rows.writerow((*whole, observed, c.code, _cell(c.name), *measured, *quality))
     renew_bytes(path, text.getvalue().encode())
     return path
 
@@ -66,6 +69,10 @@ def write_regions_parquet(
         "area_ha": _numbers([round(region.area_ha, 4) for region in regions]),
         "observed_share": _numbers([round(region.observed_share, 6) for region in regions]),
         "mean_confidence": _numbers([round(region.mean_confidence, 6) for region in regions]),
+        "unfamiliar_share": pa.array(
+            [None if (share := region.unfamiliar_share) is None else round(share, 6) for region in regions],
+            pa.float64(),
+        ),
     }
     for c, name in zip(legend, class_columns(legend), strict=True):
         areas = [next((k.area_ha for k in region.classes if k.code == c.code), 0.0) for region in regions]
@@ -112,6 +119,14 @@ def _kind(shape: shapely.Geometry) -> str:
 
 def _numbers(values: Sequence[float]) -> Any:
     return pa.array(values, pa.float64())
+
+
+def _known(share: float | None) -> str:
+    return "" if share is None else f"{share:.6f}"
+
+
+def _rounded(share: float | None) -> float | None:
+    return None if share is None else round(share, 6)
 
 
 def _cell(text: str) -> str:

@@ -5,7 +5,7 @@ import { cogOf, fileOf, loadMaps, regionAt, regionsOf, ringsOf, seriesOf, whyAt 
 import { element } from "./charts.js";
 import { byColour, byPalette, boundsOf, classPalette, clipPane, CogLayer, confidencePalette, planeOf } from "./layers.js";
 import { areasOf, labelOf, showCharts, showCredits, showLegend, showPoint, showRegions } from "./panel.js";
-import { utmZone } from "./projection.js";
+import { gridOf } from "./projection.js";
 import { className, languageName, loadTexts, percent, t } from "./texts.js";
 
 const { L } = globalThis;
@@ -98,7 +98,7 @@ function openPlane(cog) {
   grid = map.crs;
   marker = outlines = null;
   layers = {};
-  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.25 });
+  plane = L.map("map", { crs: planeOf(cog.origin), attributionControl: false, zoomControl: false, fadeAnimation: false, minZoom: -12, maxZoom: 4, zoomSnap: 0.25 });
   L.control.zoom({ zoomInTitle: t("zoom_in"), zoomOutTitle: t("zoom_out") }).addTo(plane);
   L.control.scale({ imperial: false, maxWidth: 140 }).addTo(plane);
   for (const [name, order] of [["picture", 200], ["top", 300], ["outlines", 400]]) plane.createPane(name).style.zIndex = order;
@@ -193,7 +193,7 @@ function toggleClass(code, on) {
 function drawOutlines(regions) {
   outlines?.remove();
   outlines = null;
-  const zone = utmZone(map.crs);
+  const zone = gridOf(map.crs);
   if (!zone) return;
   outlines = L.featureGroup();
   for (const region of regions) {
@@ -238,7 +238,7 @@ async function askPoint(x, y) {
   marker = L.circleMarker([y, x], { pane: "outlines", radius: 7, interactive: false, className: "marker" }).addTo(plane);
   remember();
   showPoint(null);
-  const lonlat = utmZone(map.crs)?.inverse(x, y) ?? null;
+  const lonlat = gridOf(map.crs)?.inverse(x, y) ?? null;
   try {
     const [classes, confidence, scores, regions] = await Promise.all([valueAt("landcover", x, y), valueAt("confidence", x, y), valueAt("scores", x, y), regionsOf(map).catch(() => [])]);
     if (mine !== turn || state.point?.[0] !== x || state.point?.[1] !== y) return;
@@ -268,7 +268,14 @@ function fill(select, options, value) {
 }
 
 let written = null;
+let resting = 0;
+/** Writes the view into the address, once it has come to rest: browsers take their time for it. */
 function remember() {
+  clearTimeout(resting);
+  resting = setTimeout(rememberNow, 150);
+}
+
+function rememberNow() {
   const centre = plane?.getCenter();
   const view = { ...state, centre: centre && [centre.lng, centre.lat, plane.getZoom()] };
   written = writeAddress(view);
@@ -296,7 +303,7 @@ function wire() {
   by("swipe").addEventListener("input", (event) => { state.swipe = Number(event.target.value); applySwipe(); remember(); });
   for (const input of document.querySelectorAll("[name=show]")) input.addEventListener("change", () => { state.show = input.value; applyShow(); remember(); });
   by("print").addEventListener("click", () => window.print());
-  by("language").addEventListener("change", (event) => { state.language = event.target.value; remember(); location.reload(); });
+  by("language").addEventListener("change", (event) => { state.language = event.target.value; rememberNow(); location.reload(); });
   by("map").addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.target !== by("map")) return;
     const { lng, lat } = plane.getCenter();

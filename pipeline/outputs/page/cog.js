@@ -289,10 +289,14 @@ async function unpacked(packed, compression, expected, name) {
     if (packed.length !== expected) throw new CogError(`${name}: damaged, a tile of ${packed.length} bytes instead of ${expected}`);
     return packed.slice();
   }
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter(); // not a Blob: that is a round trip to another process of the browser
+  const sent = Promise.all([writer.write(packed), writer.close()]);
+  sent.catch(() => {}); // told by the reader below
   let bytes;
   try {
-    bytes = await gather(stream.getReader(), expected, () => new CogError("more than a tile"));
+    bytes = await gather(readable.getReader(), expected, () => new CogError("more than a tile"));
+    await sent; // what follows the end of the data is damage, too
   } catch (error) {
     throw new CogError(`${name}: damaged, a tile cannot be unpacked (${error.message})`);
   }
@@ -302,7 +306,10 @@ async function unpacked(packed, compression, expected, name) {
 
 function undoDifferences(pixels, rowLength, stride) {
   for (let start = 0; start < pixels.length; start += rowLength) {
-    for (let i = start + stride, end = start + rowLength; i < end; i += 1) pixels[i] += pixels[i - stride];
+    const end = start + rowLength;
+    if (stride === 1) {
+      for (let i = start, sum = 0; i < end; i += 1) pixels[i] = sum += pixels[i]; // the array cuts it to its bits
+    } else for (let i = start + stride; i < end; i += 1) pixels[i] += pixels[i - stride];
   }
 }
 

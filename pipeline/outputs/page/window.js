@@ -13,20 +13,35 @@ export async function windowOf(cog, left, top, scale, size) {
     const planes = image.planar && bands === 3 ? [0, 1, 2] : [0];
     const tiles = await Promise.all(planes.map((band) => cog.tile(level, columns.tile, rows.tile, band)));
     const inPixel = image.planar ? 1 : image.samples;
-    const from = columns.places.map((x) => x * inPixel);
     for (let j = 0; j < rows.places.length; j += 1) {
       const row = rows.places[j] * image.tileWidth * inPixel;
-      let to = ((rows.first + j) * size + columns.first) * bands;
-      for (let i = 0; i < from.length; i += 1, to += bands) {
-        for (let b = 0; b < bands; b += 1) values[to + b] = image.planar ? tiles[b][row + from[i]] : tiles[0][row + from[i] + b];
-      }
+      const to = ((rows.first + j) * size + columns.first) * bands;
+      takeRow(values, to, bands, tiles, row, inPixel, columns);
     }
   })));
   return values;
 }
 
+/** Copies pixels of a row of tiles: in one piece where the screen shows every pixel as a pixel. */
+function takeRow(values, to, bands, tiles, row, inPixel, { places, inOrder }) {
+  if (inOrder && bands === inPixel) {
+    values.set(tiles[0].subarray(row + places[0] * bands, row + (places[0] + places.length) * bands), to);
+  } else if (bands === 1) {
+    const [tile] = tiles;
+    for (let i = 0; i < places.length; i += 1) values[to + i] = tile[row + places[i] * inPixel];
+  } else {
+    const [red, green, blue] = tiles.length === 3 ? tiles.map((tile) => [tile, 0]) : [0, 1, 2].map((band) => [tiles[0], band]);
+    for (let i = 0, at = to; i < places.length; i += 1, at += 3) {
+      const from = row + places[i] * inPixel;
+      values[at] = red[0][from + red[1]];
+      values[at + 1] = green[0][from + green[1]];
+      values[at + 2] = blue[0][from + blue[1]];
+    }
+  }
+}
+
 /** Pixels of the screen along one side, by the tile of the image that they fall into: its number, the first of them, and
- * the place of each in the tile. */
+ * the place of each in the tile, and whether each follows the one before. */
 function spans(start, scale, size, factor, end, side) {
   const found = [];
   for (let i = 0; i < size; i += 1) {
@@ -36,5 +51,8 @@ function spans(start, scale, size, factor, end, side) {
     if (found.at(-1)?.tile !== tile) found.push({ tile, first: i, places: [] });
     found.at(-1).places.push(place - tile * side);
   }
-  return found.map((span) => ({ ...span, places: Int32Array.from(span.places) }));
+  return found.map(({ tile, first, places }) => {
+    const inOrder = places.at(-1) - places[0] === places.length - 1 && places.every((place, i) => place === places[0] + i);
+    return { tile, first, places: Int32Array.from(places), inOrder };
+  });
 }

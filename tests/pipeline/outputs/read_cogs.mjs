@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 
 import { openCog } from "./page/cog.js";
 import { windowOf } from "./page/window.js";
-import { utmZone } from "./page/projection.js";
+import { gridOf } from "./page/projection.js";
 
 const tasks = JSON.parse(readFileSync(0, "utf8"));
 const sha256 = (bytes) => createHash("sha256").update(bytes).digest("hex");
@@ -91,7 +91,7 @@ async function timed({ url, count }) {
 }
 
 async function places({ code, lonlats }) {
-  const zone = utmZone(code);
+  const zone = gridOf(code);
   const forward = lonlats.map(([lon, lat]) => zone.forward(lon, lat));
   return { forward, back: forward.map(([x, y]) => zone.inverse(x, y)) };
 }

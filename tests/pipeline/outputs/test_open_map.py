@@ -3,6 +3,8 @@ asked for."""
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,8 @@ import rasterio
 
 import pipeline
 from pipeline.errors import OutputError, ReadError
+from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
+from pipeline.mapstore.store import RunStore
 from pipeline.outputs.open_map import open_map
 from tests.pipeline.outputs.test_publish import EAST, WEST, finished_run, publish
 from tests.pipeline.small_plans import region_of
@@ -32,9 +36,9 @@ def test_every_period_has_its_pixels_and_the_rest_is_fill(folder: Path) -> None:
     maps = pipeline.open_map(folder, name="test")
     assert maps.sizes["period"] == 2
     assert maps.attrs["crs"] == "EPSG:32632"
-    assert set(maps.data_vars) == {"landcover", "confidence", "valid_count", "truecolor", "scores"}
+    assert set(maps.data_vars) == {*("landcover", "confidence", "valid_count", "truecolor", "scores", "indices")}
     for index, item in enumerate(maps.item.values):
-        for key in maps.data_vars:
+        for key in set(maps.data_vars) - {"indices"}:
             with rasterio.open(folder / "spex-landcover" / str(item) / f"{key}.tif") as source:
                 pixels = source.read() if key in ("scores", "truecolor") else source.read(1)
                 part = (
@@ -49,6 +53,36 @@ def test_every_period_has_its_pixels_and_the_rest_is_fill(folder: Path) -> None:
             whole = maps[key].isel(period=index).values
             fill = maps[key].attrs["_FillValue"]
             assert (whole != fill).sum() == (pixels != fill).sum()
+
+
+def test_a_pixel_has_the_mean_index_of_its_class_in_its_cell(folder: Path) -> None:
+    maps = pipeline.open_map(folder, name="test")
+    assert list(maps.index.values)[:2] == ["ndvi", "ndwi"]
+    opened = [RunStore.open(path.parent) for path in folder.glob(".spex/*/plan.json")]
+    for index, start in enumerate(maps.period.values.astype("datetime64[D]").astype(str)):
+        (store,) = (s for s in opened if s.plan.config["start"] == start and len(s.plan.zones) == 1)
+        zone = store.zone(32632)
+        codes, means = zone.read("landcover"), zone.read("index_means")
+        here = maps.isel(period=index).sel(
+            x=slice(zone.grid.left, zone.grid.left + 10 * zone.grid.width),
+            y=slice(zone.grid.top, zone.grid.top - 10 * zone.grid.height),
+        )
+        found = here.indices.values
+        for row, col in itertools.product(range(0, zone.grid.height, 5), range(0, zone.grid.width, 3)):
+            if codes[row, col] not in store.legend.codes:
+                assert np.isnan(found[:, row, col]).all()
+                continue
+            expected = means[:, store.legend.codes.index(codes[row, col]), row // CELL_PX, col // CELL_PX]
+            np.testing.assert_allclose(
+                found[:, row, col], np.where(expected == INDEX_NODATA, np.nan, expected / 1e4), atol=1e-6
+            )
+
+
+def test_without_the_store_there_are_no_indices(tmp_path: Path) -> None:
+    publish(*finished_run(tmp_path, region_of(WEST)))
+    assert "indices" in open_map(tmp_path)
+    shutil.rmtree(tmp_path / ".spex")
+    assert "indices" not in open_map(tmp_path)
 
 
 def test_what_the_numbers_mean_is_said(folder: Path) -> None:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import rasterio
 
+from benchmarks.headless_browser import CHROMIUM, Page, open_page
 from pipeline.outputs.assets import ASSETS
 from pipeline.outputs.cog_writer import RasterForm, write_cog
 from pipeline.outputs.view_page import published_maps
 from pipeline.outputs.view_server import ViewServer, open_server
-from tests.pipeline.outputs.headless_browser import CHROMIUM, Page, open_page
 from tests.pipeline.outputs.small_items import product, write_items
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")]

@@ -182,18 +182,23 @@ def test_a_damaged_file_is_read_or_refused_and_never_more(tmp_path: Path) -> Non
 
 
 @needs_node
-def test_zones_are_projected_as_proj_projects_them(tmp_path: Path) -> None:
+def test_grids_are_projected_as_proj_projects_them(tmp_path: Path) -> None:
     zones = {32601: -177.0, 32632: 9.0, 32660: 177.0, 32701: -177.0, 32750: 117.0}
     rng = random.Random(3)
+    places: dict[int, list[tuple[float, float]]] = {}
     tasks, expected = [], []
     for code, middle in zones.items():
         south = code > 32700
         points = [
             (middle + rng.uniform(-3.5, 3.5), rng.uniform(-80, 0) if south else rng.uniform(0, 84)) for _ in range(40)
         ]
+        places[code] = points
+    places[3035] = [(rng.uniform(-16, 40), rng.uniform(32, 71)) for _ in range(80)] + [(10.0, 52.0)]
+    places[3857] = [(rng.uniform(-180, 180), rng.uniform(-80, 80)) for _ in range(40)]
+    for code, points in places.items():
         tasks.append({"task": "places", "code": f"EPSG:{code}", "lonlats": points})
-        to_zone = Transformer.from_crs(4326, code, always_xy=True)
-        expected.append((points, [to_zone.transform(*point) for point in points]))
+        to_grid = Transformer.from_crs(4326, code, always_xy=True)
+        expected.append((points, [to_grid.transform(*point) for point in points]))
     for answer, (points, metres) in zip(in_node(tmp_path, *tasks), expected, strict=True):
         np.testing.assert_allclose(answer["forward"], metres, rtol=0, atol=1e-3)
         np.testing.assert_allclose(answer["back"], points, rtol=0, atol=1e-8)

@@ -1,4 +1,4 @@
-"""A headless Chromium that a test drives through its own protocol. Test support, not a test."""
+"""A headless Chromium, driven through its own protocol."""
 
 from __future__ import annotations
 
