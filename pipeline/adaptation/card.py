@@ -24,9 +24,10 @@ def warnings_of(adaptation: Adaptation) -> list[str]:
         found.append("Not validated: the labelled places are too few or too close together to leave blocks out.")
     else:
         if checked.forest_ahead:
+            own, forest = checked.judged
             found.append(
-                f"A random forest on the same points is better on left-out blocks ({checked.forest.overall:.3f} "
-                f"against {checked.adapted.overall:.3f}): map with the forest, or label more places."
+                f"A random forest on the same points is better on left-out blocks ({forest.overall:.3f} against "
+                f"{own.overall:.3f}): map with the forest, or label more places."
             )
         unadapted = checked.related.get("unadapted")
         if unadapted is not None and unadapted.overall > checked.related["adapted"].overall:
@@ -42,6 +43,12 @@ def warnings_of(adaptation: Adaptation) -> list[str]:
             found.append(
                 f"Confidence is off by {checked.calibration_error:.2f} on average: do not read it as a probability."
             )
+    if (product := adaptation.facts.get("labels")) is not None:
+        part = "Labels are" if adaptation.facts.get("points") is None else "Some labels are"
+        found.append(
+            f"{part} those of {product}, itself a map with errors of its own and of its own year: figures say how "
+            "well it is repeated, not how right it is."
+        )
     if adaptation.outside_share is not None and adaptation.outside_share > MUCH_OUTSIDE:
         found.append(
             f"{adaptation.outside_share:.0%} of the region is unlike any labelled place: what the map says there is "
@@ -72,6 +79,9 @@ def headline(adaptation: Adaptation) -> str:
 def table_rows(checked: Validation) -> list[tuple[str, Figures]]:
     """Classifiers side by side."""
     found = [("this checkpoint", checked.adapted), ("random forest, same points", checked.forest)]
+    if checked.by_people:
+        found += [("this checkpoint, people's labels alone", checked.by_people["adapted"])]
+        found += [("random forest, people's labels alone", checked.by_people["forest"])]
     titles = {
         "unadapted": "model without adaptation, its own classes",
         "adapted": "this checkpoint, the same classes",
@@ -95,11 +105,14 @@ def card_text(adaptation: Adaptation) -> str:
     """Markdown."""
     facts, checked = adaptation.facts, adaptation.validation
     lines = [f"# Checkpoint adapted to {_cell(str(facts['run']))}", ""]
-    given = (adaptation.base.rpartition("/")[2], facts["points"], facts["class_field"])
-    base, points, column = (_cell(str(text)) for text in given)
+    base = _cell(adaptation.base.rpartition("/")[2])
+    origin = [] if facts["points"] is None else [f"{_cell(facts['points'])} (column {_cell(facts['class_field'])})"]
+    if facts.get("labels") is not None:
+        licence = f", {facts['labels_licence']}" if facts["labels_licence"] else ""
+        origin.append(_cell(f"{facts['labels']} ({facts['labels_pixels']} of them{licence})"))
     lines += [
-        f"Made by `spex adapt` from {base} and {sum(adaptation.samples.values())} labelled pixels of {points} (column "
-        f"{column}). It maps the classes of `legend.yaml` and no others, where and when it was made for:",
+        f"Made by `spex adapt` from {base} and {sum(adaptation.samples.values())} labelled pixels of "
+        f"{' and '.join(origin)}. It maps the classes of `legend.yaml` and no others, where and when it was made for:",
         "",
         f"    spex run RUN.yaml --checkpoint {adaptation.output.name}",
         "",
