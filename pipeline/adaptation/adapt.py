@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from pipeline.adaptation.map_labels import found_labels, joined, map_labels, tak
 from pipeline.adaptation.own_legend import matched, proposed_legend, similar_code
 from pipeline.adaptation.result import Adaptation
 from pipeline.adaptation.samples import LabelledPixel, block_ids, block_side, labelled_pixels
-from pipeline.adaptation.seen import Onlooker, Seen
+from pipeline.adaptation.seen import Chip, Onlooker, Seen
 from pipeline.adaptation.survey import Survey, read_survey
 from pipeline.adaptation.validation import thinned, validate
 from pipeline.errors import OutputError, SurveyError
@@ -30,7 +30,8 @@ from pipeline.machine.progress import Progress
 from pipeline.planning.prepare import Prepared
 from pipeline.runs.preparation import prepare_run
 from pipeline.settings.run_file import RunConfig
-from spex_core.checkpoints import LEGEND_FILE, resolve_checkpoint
+from spex_core.bands import SENTINEL2_BANDS
+from spex_core.checkpoints import LEGEND_FILE, checkpoint_fingerprint, resolve_checkpoint
 from spex_core.durable_files import DRAFT_MARK, make_folder, put_in_place
 from spex_core.familiarity import inherit_familiarity
 from spex_core.legend import Legend
@@ -65,6 +66,11 @@ class AdaptOptions:
     labels_url: str | None = None
     """Catalog of that product; None: the provider's, or the run's own."""
 
+    full: bool = False
+    """Trains the whole model after the head."""
+    on_cpu: bool = False
+    """Also where there is no GPU."""
+
     @property
     def called(self) -> str:
         """What the labels are called for people."""
@@ -88,6 +94,10 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
     """
     begun = time.monotonic()
     _check_output(options)
+    if options.full:
+        from pipeline.adaptation.whole_model import check_patience
+
+        check_patience(options.on_cpu)
     if options.points is None and not options.labels:
         raise SurveyError("there are no labels: give --points FILE, --labels worldcover, or both")
     survey = Survey()
@@ -125,10 +135,12 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
             pixels = joined(pixels, mapped, survey.left_out)
         words = model.class_word_prompts(shipped).clone()
         onlooker = Onlooker(prepared, model, words)
-        seen = onlooker.at(pixels, progress)
+        chips: list[Chip] | None = [] if options.full else None
+        seen = onlooker.at(pixels, progress, chips)
         kept = [pixels[i] for i in seen.positions]
         if len(pixels) > len(kept):
             survey.left_out["without a clear observation"] += len(pixels) - len(kept)
+        asked = pixels
         legend, seen, kept, channels, dropped = _learnable(legend, seen, kept, proposed=given is None)
         xy = np.array([(p.x + 1e7 * p.zone, p.y) for p in kept])
         block_m = block_side(xy, channels, config.tiling.resolution_m)
@@ -143,6 +155,20 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
                 seen.sources, seen.pixels, channels, len(legend), blocks, xy, gap_m, related, by_people=by_people
             )
             head, temperature = fit_head(seen.sources, channels, len(legend), blocks, xy, gap_m)
+        trained, whole = None, None
+        if chips is not None:
+            from pipeline.adaptation.whole_model import STATE_SUFFIX, Labelled, train_whole
+
+            place = {(pixel.zone, pixel.row, pixel.col): i for i, pixel in enumerate(kept)}
+            numbers = [place.get((pixel.zone, pixel.row, pixel.col), -1) for pixel in asked]
+            chips = [replace(chip, samples=[numbers[i] for i in chip.samples]) for chip in chips]
+            read = [name for name in SENTINEL2_BANDS if name in config.source.bands]
+            identity = {"base": checkpoint_fingerprint(folder)}
+            parts = (seen.sources, seen.pixels, channels, blocks, xy, gap_m)
+            given_ = Labelled(model, legend, words, *parts, chips, read, identity)
+            state = options.output.absolute()
+            state = state.with_name(f".{state.name}{STATE_SUFFIX}")
+            trained, whole = train_whole(given_, _tensors, state, progress)
         region = onlooker.around(DOMAIN_WINDOWS, progress)
         outside = outside_share(seen.sources, blocks, region.sources)
         adaptation = Adaptation(
@@ -151,7 +177,7 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
             legend=legend,
             validation=validation,
             chosen=head.chosen,
-            temperature=temperature,
+            temperature=temperature if trained is None else trained.config.temperature,
             samples={c.name: int((channels == k).sum()) for k, c in enumerate(legend)},
             left_out=dict(sorted(survey.left_out.items())),
             dropped=dropped,
@@ -173,9 +199,10 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
                 "scenes": len(prepared.plan.scenes),
             },
             seconds=time.monotonic() - begun,
+            whole=whole,
         )
         weights, bias = _tensors(head)
-        adapted = adapted_model(model, legend, weights, bias, words, temperature)
+        adapted = trained or adapted_model(model, legend, weights, bias, words, temperature)
         _write(adaptation, options, lambda draft: _write_model(adapted, folder, draft, stored))
     return adaptation
 

@@ -43,6 +43,19 @@ def warnings_of(adaptation: Adaptation) -> list[str]:
             found.append(
                 f"Confidence is off by {checked.calibration_error:.2f} on average: do not read it as a probability."
             )
+    whole = adaptation.whole
+    if whole is not None and not whole.kept:
+        found.append(
+            f"The whole model (--full) was no better on the fold that was left out ({whole.full.overall:.3f}, the head "
+            f"{whole.head.overall:.3f}): this is the head alone."
+        )
+    if whole is not None and whole.kept:
+        found.append(
+            f"The whole model was trained. What is said of left-out blocks below is about the head alone; on the one "
+            f"fold ({whole.held_out} pixels) on which both were compared it has {whole.full.overall:.3f}, the head "
+            f"{whole.head.overall:.3f}, the forest {whole.forest.overall:.3f}. That fold chose between them and fitted "
+            "the confidence, so its figure is a little too good."
+        )
     if (product := adaptation.facts.get("labels")) is not None:
         part = "Labels are" if adaptation.facts.get("points") is None else "Some labels are"
         found.append(
@@ -110,6 +123,9 @@ def card_text(adaptation: Adaptation) -> str:
     if facts.get("labels") is not None:
         licence = f", {facts['labels_licence']}" if facts["labels_licence"] else ""
         origin.append(_cell(f"{facts['labels']} ({facts['labels_pixels']} of them{licence})"))
+    rest = "everything else is the frozen model"
+    if adaptation.whole is not None and adaptation.whole.kept:
+        rest = "from there the whole vision side was trained"
     lines += [
         f"Made by `spex adapt` from {base} and {sum(adaptation.samples.values())} labelled pixels of "
         f"{' and '.join(origin)}. It maps the classes of `legend.yaml` and no others, where and when it was made for:",
@@ -118,7 +134,7 @@ def card_text(adaptation: Adaptation) -> str:
         "",
         f"- Period of the images: {facts['period'][0]} to {facts['period'][1]}, {facts['scenes']} scenes, bands "
         f"{' '.join(facts['bands'])}",
-        f"- Head: {adaptation.chosen}, temperature {adaptation.temperature:.3f}; everything else is the frozen model",
+        f"- Head: {adaptation.chosen}, temperature {adaptation.temperature:.3f}; {rest}",
         "",
         "## What is wrong with it",
         "",

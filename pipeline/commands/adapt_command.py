@@ -40,6 +40,10 @@ def adapt(
     ] = None,
     layer: Annotated[str | None, typer.Option(metavar="NAME", help="Layer of the points file.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only features that satisfy this.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train the whole model after the head; wants a GPU. Can be resumed.")
+    ] = False,
+    on_cpu: Annotated[bool, typer.Option("--on-cpu", help="With --full: an hour or more on CPUs is fine.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an adapted checkpoint that is there.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
