@@ -1,4 +1,4 @@
-"""From a run file and a survey to a checkpoint folder: legend, chips, head, validation, card."""
+"""From a run file and labels to a checkpoint folder: legend, chips, head, validation, card."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,11 @@ import yaml
 from pipeline.adaptation.card import card_text
 from pipeline.adaptation.domain import outside_share
 from pipeline.adaptation.fitting import Head, Labels, fit_head, rows
+from pipeline.adaptation.map_labels import found_labels, joined, map_labels, taken_codes
 from pipeline.adaptation.own_legend import matched, proposed_legend, similar_code
 from pipeline.adaptation.result import Adaptation
 from pipeline.adaptation.samples import LabelledPixel, block_ids, block_side, labelled_pixels
-from pipeline.adaptation.seen import Onlooker, Seen
+from pipeline.adaptation.seen import Chip, Onlooker, Seen
 from pipeline.adaptation.survey import Survey, read_survey
 from pipeline.adaptation.validation import thinned, validate
 from pipeline.errors import OutputError, SurveyError
@@ -29,7 +30,8 @@ from pipeline.machine.progress import Progress
 from pipeline.planning.prepare import Prepared
 from pipeline.runs.preparation import prepare_run
 from pipeline.settings.run_file import RunConfig
-from spex_core.checkpoints import LEGEND_FILE, resolve_checkpoint
+from spex_core.bands import SENTINEL2_BANDS
+from spex_core.checkpoints import LEGEND_FILE, checkpoint_fingerprint, resolve_checkpoint
 from spex_core.durable_files import DRAFT_MARK, make_folder, put_in_place
 from spex_core.familiarity import inherit_familiarity
 from spex_core.legend import Legend
@@ -49,7 +51,8 @@ DOMAIN_WINDOWS = 16
 class AdaptOptions:
     """What the command line says beside the run file."""
 
-    points: Path
+    points: Path | None
+    """A survey; None: labels are those of a land-cover product alone."""
     class_field: str
     output: Path
     legend: Path | None = None
@@ -58,6 +61,20 @@ class AdaptOptions:
     where: str | None = None
     replace: bool = False
     """An adapted checkpoint in the output folder gives way."""
+    labels: bool = False
+    """Labels of a land-cover product, instead of a survey or beside it."""
+    labels_url: str | None = None
+    """Catalog of that product; None: the provider's, or the run's own."""
+
+    full: bool = False
+    """Trains the whole model after the head."""
+    on_cpu: bool = False
+    """Also where there is no GPU."""
+
+    @property
+    def called(self) -> str:
+        """What the labels are called for people."""
+        return self.points.name if self.points is not None else "ESA WorldCover"
 
 
 def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adaptation:
@@ -77,9 +94,17 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
     """
     begun = time.monotonic()
     _check_output(options)
-    survey = read_survey(options.points, options.class_field, layer=options.layer, where=options.where)
+    if options.full:
+        from pipeline.adaptation.whole_model import check_patience
+
+        check_patience(options.on_cpu)
+    if options.points is None and not options.labels:
+        raise SurveyError("there are no labels: give --points FILE, --labels worldcover, or both")
+    survey = Survey()
+    if options.points is not None:
+        survey = read_survey(options.points, options.class_field, layer=options.layer, where=options.where)
     given = None if options.legend is None else Legend.from_yaml(options.legend)
-    if given is not None:
+    if given is not None and options.points is not None:
         matched(given, survey.names, options.points)
     import torch
 
@@ -95,17 +120,27 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
     with progress:
         with progress.waiting(f"searching scenes for {config.name}, {config.start} to {config.end}"):
             prepared = prepare_run(config.model_copy(update={"legend": shipped.name}), progress)
-        names = survey.names
-        legend = given or proposed_legend(names, f"Classes of {options.points.name}")
-        labels = matched(legend, names, options.points)
-        pixels = _pixels(prepared, survey, labels)
-        progress.say(f"{len(survey.places)} places of {len(names)} classes: {len(pixels)} pixels in the region")
+        product = None
+        if options.labels:
+            with progress.waiting("searching labels"):
+                product = found_labels(prepared, options.labels_url)
+        taken = taken_codes(shipped, survey.names) if product is not None else {}
+        legend, labels, positions = _classes(shipped, given, survey, taken, options)
+        pixels = _pixels(prepared, survey, labels) if survey.places else []
+        if survey.places:
+            progress.say(f"{len(survey.places)} places of {len(labels)} classes: {len(pixels)} pixels in the region")
+        if product is not None:
+            mapped = map_labels(prepared, product, positions, len(survey.places), progress)
+            progress.say(f"{len(mapped)} pixels of {product.title}")
+            pixels = joined(pixels, mapped, survey.left_out)
         words = model.class_word_prompts(shipped).clone()
         onlooker = Onlooker(prepared, model, words)
-        seen = onlooker.at(pixels, progress)
+        chips: list[Chip] | None = [] if options.full else None
+        seen = onlooker.at(pixels, progress, chips)
         kept = [pixels[i] for i in seen.positions]
         if len(pixels) > len(kept):
             survey.left_out["without a clear observation"] += len(pixels) - len(kept)
+        asked = pixels
         legend, seen, kept, channels, dropped = _learnable(legend, seen, kept, proposed=given is None)
         xy = np.array([(p.x + 1e7 * p.zone, p.y) for p in kept])
         block_m = block_side(xy, channels, config.tiling.resolution_m)
@@ -115,8 +150,25 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
         if len(similar) == len(legend):
             related = {k: shipped.codes.index(similar[c.name]) for k, c in enumerate(legend)}
         with progress.waiting(f"leaving out blocks of {block_m:g} m, {len(channels)} pixels"):
-            validation = validate(seen.sources, seen.pixels, channels, len(legend), blocks, xy, gap_m, related)
+            by_people = np.array([pixel.feature < len(survey.places) for pixel in kept])
+            validation = validate(
+                seen.sources, seen.pixels, channels, len(legend), blocks, xy, gap_m, related, by_people=by_people
+            )
             head, temperature = fit_head(seen.sources, channels, len(legend), blocks, xy, gap_m)
+        trained, whole = None, None
+        if chips is not None:
+            from pipeline.adaptation.whole_model import STATE_SUFFIX, Labelled, train_whole
+
+            place = {(pixel.zone, pixel.row, pixel.col): i for i, pixel in enumerate(kept)}
+            numbers = [place.get((pixel.zone, pixel.row, pixel.col), -1) for pixel in asked]
+            chips = [replace(chip, samples=[numbers[i] for i in chip.samples]) for chip in chips]
+            read = [name for name in SENTINEL2_BANDS if name in config.source.bands]
+            identity = {"base": checkpoint_fingerprint(folder)}
+            parts = (seen.sources, seen.pixels, channels, blocks, xy, gap_m)
+            given_ = Labelled(model, legend, words, *parts, chips, read, identity)
+            state = options.output.absolute()
+            state = state.with_name(f".{state.name}{STATE_SUFFIX}")
+            trained, whole = train_whole(given_, _tensors, state, progress)
         region = onlooker.around(DOMAIN_WINDOWS, progress)
         outside = outside_share(seen.sources, blocks, region.sources)
         adaptation = Adaptation(
@@ -125,7 +177,7 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
             legend=legend,
             validation=validation,
             chosen=head.chosen,
-            temperature=temperature,
+            temperature=temperature if trained is None else trained.config.temperature,
             samples={c.name: int((channels == k).sum()) for k, c in enumerate(legend)},
             left_out=dict(sorted(survey.left_out.items())),
             dropped=dropped,
@@ -139,14 +191,18 @@ def adapt(config: RunConfig, options: AdaptOptions, progress: Progress) -> Adapt
                 "run": config.name,
                 "period": [config.start.isoformat(), config.end.isoformat()],
                 "bands": list(config.source.bands),
-                "points": options.points.name,
+                "points": None if options.points is None else options.points.name,
                 "class_field": options.class_field,
+                "labels": None if product is None else product.title,
+                "labels_licence": None if product is None else product.files[0].licence,
+                "labels_pixels": int((~by_people).sum()),
                 "scenes": len(prepared.plan.scenes),
             },
             seconds=time.monotonic() - begun,
+            whole=whole,
         )
         weights, bias = _tensors(head)
-        adapted = adapted_model(model, legend, weights, bias, words, temperature)
+        adapted = trained or adapted_model(model, legend, weights, bias, words, temperature)
         _write(adaptation, options, lambda draft: _write_model(adapted, folder, draft, stored))
     return adaptation
 
@@ -165,6 +221,33 @@ def _stored_type(folder: Path) -> Any:
 
     stored = SpexConfig.from_pretrained(folder).dtype
     return stored if isinstance(stored, torch.dtype) else getattr(torch, str(stored or "float32"), torch.float32)
+
+
+def _classes(
+    shipped: Legend, given: Legend | None, survey: Survey, taken: dict[int, str], options: AdaptOptions
+) -> tuple[Legend, dict[str, int], dict[int, int]]:
+    """Legend; class of the survey → position in it; code of the product that is taken → position in it.
+
+    Raises:
+        SurveyError: A legend that was given lacks a class of the survey, or has none of the product.
+    """
+    names = survey.names
+    if given is not None:
+        labels = {} if options.points is None else matched(given, names, options.points)
+        known = {key.casefold(): k for k, entry in enumerate(given) for key in (entry.noun, entry.name)}
+        positions = {code: known[name.casefold()] for code, name in taken.items() if name.casefold() in known}
+        if not survey.places and not positions:
+            raise SurveyError(
+                f"legend {given.name!r} has no class called like one of the product's ({', '.join(taken.values())})"
+            )
+        return given, labels, positions
+    if options.points is None:
+        own = Legend("worldcover", "Classes of ESA WorldCover", shipped.classes, shipped.nodata)
+        return own, {}, {code: k for k, code in enumerate(own.codes)}
+    every = sorted({*names, *taken.values()}, key=lambda name: (name.casefold(), name))
+    legend = proposed_legend(every, f"Classes of {options.called}")
+    labels = matched(legend, every, options.points)
+    return legend, {name: labels[name] for name in names}, {code: labels[name] for code, name in taken.items()}
 
 
 def _pixels(prepared: Prepared, survey: Survey, labels: dict[str, int]) -> list[LabelledPixel]:

@@ -24,9 +24,10 @@ def warnings_of(adaptation: Adaptation) -> list[str]:
         found.append("Not validated: the labelled places are too few or too close together to leave blocks out.")
     else:
         if checked.forest_ahead:
+            own, forest = checked.judged
             found.append(
-                f"A random forest on the same points is better on left-out blocks ({checked.forest.overall:.3f} "
-                f"against {checked.adapted.overall:.3f}): map with the forest, or label more places."
+                f"A random forest on the same points is better on left-out blocks ({forest.overall:.3f} against "
+                f"{own.overall:.3f}): map with the forest, or label more places."
             )
         unadapted = checked.related.get("unadapted")
         if unadapted is not None and unadapted.overall > checked.related["adapted"].overall:
@@ -42,6 +43,25 @@ def warnings_of(adaptation: Adaptation) -> list[str]:
             found.append(
                 f"Confidence is off by {checked.calibration_error:.2f} on average: do not read it as a probability."
             )
+    whole = adaptation.whole
+    if whole is not None and not whole.kept:
+        found.append(
+            f"The whole model (--full) was no better on the fold that was left out ({whole.full.overall:.3f}, the head "
+            f"{whole.head.overall:.3f}): this is the head alone."
+        )
+    if whole is not None and whole.kept:
+        found.append(
+            f"The whole model was trained. What is said of left-out blocks below is about the head alone; on the one "
+            f"fold ({whole.held_out} pixels) on which both were compared it has {whole.full.overall:.3f}, the head "
+            f"{whole.head.overall:.3f}, the forest {whole.forest.overall:.3f}. That fold chose between them and fitted "
+            "the confidence, so its figure is a little too good."
+        )
+    if (product := adaptation.facts.get("labels")) is not None:
+        part = "Labels are" if adaptation.facts.get("points") is None else "Some labels are"
+        found.append(
+            f"{part} those of {product}, itself a map with errors of its own and of its own year: figures say how "
+            "well it is repeated, not how right it is."
+        )
     if adaptation.outside_share is not None and adaptation.outside_share > MUCH_OUTSIDE:
         found.append(
             f"{adaptation.outside_share:.0%} of the region is unlike any labelled place: what the map says there is "
@@ -72,6 +92,9 @@ def headline(adaptation: Adaptation) -> str:
 def table_rows(checked: Validation) -> list[tuple[str, Figures]]:
     """Classifiers side by side."""
     found = [("this checkpoint", checked.adapted), ("random forest, same points", checked.forest)]
+    if checked.by_people:
+        found += [("this checkpoint, people's labels alone", checked.by_people["adapted"])]
+        found += [("random forest, people's labels alone", checked.by_people["forest"])]
     titles = {
         "unadapted": "model without adaptation, its own classes",
         "adapted": "this checkpoint, the same classes",
@@ -95,17 +118,23 @@ def card_text(adaptation: Adaptation) -> str:
     """Markdown."""
     facts, checked = adaptation.facts, adaptation.validation
     lines = [f"# Checkpoint adapted to {_cell(str(facts['run']))}", ""]
-    given = (adaptation.base.rpartition("/")[2], facts["points"], facts["class_field"])
-    base, points, column = (_cell(str(text)) for text in given)
+    base = _cell(adaptation.base.rpartition("/")[2])
+    origin = [] if facts["points"] is None else [f"{_cell(facts['points'])} (column {_cell(facts['class_field'])})"]
+    if facts.get("labels") is not None:
+        licence = f", {facts['labels_licence']}" if facts["labels_licence"] else ""
+        origin.append(_cell(f"{facts['labels']} ({facts['labels_pixels']} of them{licence})"))
+    rest = "everything else is the frozen model"
+    if adaptation.whole is not None and adaptation.whole.kept:
+        rest = "from there the whole vision side was trained"
     lines += [
-        f"Made by `spex adapt` from {base} and {sum(adaptation.samples.values())} labelled pixels of {points} (column "
-        f"{column}). It maps the classes of `legend.yaml` and no others, where and when it was made for:",
+        f"Made by `spex adapt` from {base} and {sum(adaptation.samples.values())} labelled pixels of "
+        f"{' and '.join(origin)}. It maps the classes of `legend.yaml` and no others, where and when it was made for:",
         "",
         f"    spex run RUN.yaml --checkpoint {adaptation.output.name}",
         "",
         f"- Period of the images: {facts['period'][0]} to {facts['period'][1]}, {facts['scenes']} scenes, bands "
         f"{' '.join(facts['bands'])}",
-        f"- Head: {adaptation.chosen}, temperature {adaptation.temperature:.3f}; everything else is the frozen model",
+        f"- Head: {adaptation.chosen}, temperature {adaptation.temperature:.3f}; {rest}",
         "",
         "## What is wrong with it",
         "",

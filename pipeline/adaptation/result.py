@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.adaptation.validation import Validation
+from pipeline.adaptation.whole_figures import Whole
 from spex_core.legend import Legend
 
 
@@ -38,6 +39,8 @@ class Adaptation:
     facts: dict[str, Any] = field(default_factory=dict)
     """Of the run: name, period, bands, points file."""
     seconds: float = 0.0
+    whole: Whole | None = None
+    """What the whole model (``--full``) was worth beside the head; None: not trained, or no block could be left out."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; without the seconds it is the same for the same inputs."""
@@ -56,5 +59,6 @@ class Adaptation:
             "outside_share": None if self.outside_share is None else round(self.outside_share, 4),
             "other_dates": self.other_dates,
             "problems": list(self.problems),
+            "whole_model": None if self.whole is None else self.whole.to_dict(),
             **self.facts,
         }

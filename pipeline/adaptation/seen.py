@@ -40,6 +40,18 @@ class Seen:
     """Scenes that could not be read, and doubts about their values."""
 
 
+@dataclass(frozen=True)
+class Chip:
+    """A window as the model was given it, and the labelled pixels in it."""
+
+    tile: npt.NDArray[np.float32]
+    """``[bands that are read, h, w]``, finite."""
+    rows: list[int]
+    columns: list[int]
+    samples: list[int]
+    """Of each pixel, its position among those that were asked for."""
+
+
 class Onlooker:
     """Looks at pixels of a run's composites with a frozen model.
 
@@ -55,8 +67,8 @@ class Onlooker:
         by_id = {scene.id: scene for scene in prepared.plan.scenes}
         self._scenes = [tuple(by_id[name] for name in zone.scene_ids) for zone in prepared.plan.zones]
 
-    def at(self, pixels: Sequence[LabelledPixel], progress: Progress) -> Seen:
-        """Looks at labelled pixels."""
+    def at(self, pixels: Sequence[LabelledPixel], progress: Progress, chips: list[Chip] | None = None) -> Seen:
+        """Looks at labelled pixels; a list of chips gets the windows."""
         jobs = [
             (
                 zone,
@@ -67,7 +79,7 @@ class Onlooker:
             )
             for zone, window, positions in windows_of(pixels, self._prepared.config.tiling.tile_px)
         ]
-        return self._look(jobs, "reading chips", progress)
+        return self._look(jobs, "reading chips", progress, chips)
 
     def around(self, most: int, progress: Progress) -> Seen:
         """Looks at pixels spread over the region, in at most so many windows of each zone."""
@@ -90,7 +102,11 @@ class Onlooker:
         return read_composite(self._scenes[zone], grid, window, self._prepared.config.composite, self._door)
 
     def _look(
-        self, jobs: list[tuple[int, Window, list[int], list[int], list[int]]], told: str, progress: Progress
+        self,
+        jobs: list[tuple[int, Window, list[int], list[int], list[int]]],
+        told: str,
+        progress: Progress,
+        chips: list[Chip] | None = None,
     ) -> Seen:
         import torch
 
@@ -116,7 +132,10 @@ class Onlooker:
                     batch = torch.from_numpy(np.ascontiguousarray(filled[read][None]))
                     parts.append(sampled_sources(self._model, batch, rows, columns, self._words, bands))
                     reflectances.append(composite.reflectance[:, rows, columns].T)
-                    seen.positions += [p for p, good in zip(positions, clear, strict=True) if good]
+                    there = [p for p, good in zip(positions, clear, strict=True) if good]
+                    seen.positions += there
+                    if chips is not None:
+                        chips.append(Chip(batch[0].numpy(), rows, columns, there))
                 progress.advance()
         if parts:
             seen.sources = {name: np.concatenate([part[name].numpy() for part in parts]) for name in parts[0]}

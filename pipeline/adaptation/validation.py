@@ -71,11 +71,22 @@ class Validation:
     related: dict[str, Figures] = field(default_factory=dict)
     """``unadapted``, ``adapted`` and ``forest`` at the level of the shipped legend's classes; empty where the classes
     are like none of these."""
+    by_people: dict[str, Figures] = field(default_factory=dict)
+    """``adapted`` and ``forest`` on what people labelled, where other labels are of a land-cover product; else
+    empty."""
 
     @property
     def forest_ahead(self) -> bool:
-        """The random forest maps left-out blocks better."""
-        return self.forest.overall > self.adapted.overall
+        """The random forest maps left-out blocks better; where people labelled some of it, those count."""
+        adapted, forest = self.judged
+        return forest.overall > adapted.overall
+
+    @property
+    def judged(self) -> tuple[Figures, Figures]:
+        """Of this checkpoint and of the forest: on people's labels where there are some, else on all."""
+        if self.by_people:
+            return self.by_people["adapted"], self.by_people["forest"]
+        return self.adapted, self.forest
 
     @property
     def gain_of_100_more(self) -> float | None:
@@ -101,6 +112,7 @@ class Validation:
             "curve": [[count, round(accuracy, 4)] for count, accuracy in self.curve],
             "gain_of_100_more": None if gain is None else round(gain, 4),
             "related": {name: figures.to_dict() for name, figures in self.related.items()},
+            "by_people": {name: figures.to_dict() for name, figures in self.by_people.items()},
         }
 
 
@@ -130,6 +142,7 @@ def validate(
     xy: npt.NDArray[np.float64],
     gap_m: float,
     related: Mapping[int, int] | None = None,
+    by_people: npt.NDArray[np.bool_] | None = None,
 ) -> Validation | None:
     """Leaves out blocks in turn; regularisation, sources and temperature are chosen without them each time.
 
@@ -142,6 +155,7 @@ def validate(
         xy: ``[N, 2]``, metres.
         gap_m: Samples nearer than this to a left-out one are not learnt from either.
         related: Class → position of the word that it is like; only if every class has one.
+        by_people: ``[N]``: which samples people labelled; None: all.
 
     Returns:
         None where there are too few blocks to leave some out.
@@ -169,6 +183,11 @@ def validate(
     calibration.add(scores[tested].max(axis=1), found == known)
     counts = np.bincount(known, minlength=classes)
     forest_hits = np.bincount(known[by_forest[tested] == known], minlength=classes)
+    judged = np.zeros(len(labels), bool) if by_people is None else tested & by_people
+    people: dict[str, Figures] = {}
+    if by_people is not None and judged.any() and not by_people.all():
+        for name, answer in (("adapted", scores.argmax(axis=1)), ("forest", by_forest)):
+            people[name] = Figures.of(answer[judged], labels[judged], classes)
     return Validation(
         samples=int(tested.sum()),
         folds=len(folds),
@@ -181,6 +200,7 @@ def validate(
             (round(count / len(folds)), float(hit / tested.sum())) for count, hit in zip(learnt, hits, strict=True)
         ),
         related=_related(sources[WORDS][tested], found, by_forest[tested], known, related),
+        by_people=people,
     )
 
 

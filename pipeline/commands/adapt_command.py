@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipeline.commands.options import AsJson, LogFile, Quiet, RunFile, Verbose, end, one_of, require, run_config
+from pipeline.errors import BadInputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,10 +18,19 @@ if TYPE_CHECKING:
 
 def adapt(
     file: RunFile,
-    points: Annotated[
-        Path, typer.Option(metavar="FILE", help="Labelled points or polygons: GeoPackage, GeoJSON, CSV, ...")
-    ],
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the checkpoint that is made.")],
+    points: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Labelled points or polygons: GeoPackage, GeoJSON, CSV, ...")
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="worldcover: labels of the provider's land-cover product, without points or with them."
+        ),
+    ] = None,
+    labels_url: Annotated[
+        str | None, typer.Option(metavar="URL", help="STAC catalog of that product; default: the run's or provider's.")
+    ] = None,
     class_field: Annotated[str, typer.Option(metavar="NAME", help="Column that names the class.")] = "class",
     legend: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Legend file; default: proposed from the names of classes.")
@@ -30,13 +40,17 @@ def adapt(
     ] = None,
     layer: Annotated[str | None, typer.Option(metavar="NAME", help="Layer of the points file.")] = None,
     where: Annotated[str | None, typer.Option(metavar="SQL", help="Only features that satisfy this.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train the whole model after the head; wants a GPU. Can be resumed.")
+    ] = False,
+    on_cpu: Annotated[bool, typer.Option("--on-cpu", help="With --full: an hour or more on CPUs is fine.")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an adapted checkpoint that is there.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
     log_file: LogFile = None,
 ) -> None:
-    """Makes a checkpoint for your own legend and region from labelled points or polygons, in minutes on a CPU.
+    """Makes a checkpoint for your own legend and region from labelled places, in minutes on a CPU.
 
     Reads the run's own composites around the points, fits a head on what the model sees there, leaves out spatial
     blocks to measure it beside a random forest, and writes weights, legend and a card. Map with it: spex run FILE
@@ -46,7 +60,14 @@ def adapt(
     """
     one_of(verbose, quiet)
     require(file, "run file")
-    require(points, "points file")
+    if points is not None:
+        require(points, "points file")
+    elif labels is None:
+        raise BadInputError("there are no labels: give --points FILE, --labels worldcover, or both")
+    if labels not in (None, "worldcover"):
+        raise BadInputError(
+            f"--labels {labels}: there is worldcover alone; a map of your own goes into --points as points"
+        )
     if legend is not None:
         require(legend, "legend")
     config = run_config(file, checkpoint=base)
@@ -54,7 +75,7 @@ def adapt(
     from pipeline.adaptation.adapt import adapt as run_adapt
     from pipeline.commands.console import progress_shown, results_console
 
-    options = AdaptOptions(points, class_field, output, legend, layer, where, replace)
+    options = AdaptOptions(points, class_field, output, legend, layer, where, replace, labels is not None, labels_url)
     with progress_shown(as_json, verbose=verbose, quiet=quiet, log_file=log_file) as progress:
         result = run_adapt(config, options, progress)
     if not as_json:

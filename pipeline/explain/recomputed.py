@@ -54,11 +54,20 @@ def reaching(block: Block, zone: ZonePlan, tiling: TilingConfig, wanted: Sequenc
     """The block with those of its tiles only that have weight in one of the wanted windows; None if none has.
 
     Its read window is that of these tiles.
+
+    Raises:
+        StoreError: The tiles were laid out by an earlier version.
     """
+    try:
+        reaches = [contributing_window(tile, zone.grid, tiling) for tile in block.tiles]
+    except ValueError as error:
+        raise StoreError(
+            f"the map was planned by a version that laid tiles out otherwise ({error}): run it again"
+        ) from (error)
     tiles = tuple(
         tile
-        for tile in block.tiles
-        if any(intersection(contributing_window(tile, zone.grid, tiling), window) for window in wanted)
+        for tile, reach in zip(block.tiles, reaches, strict=True)
+        if any(intersection(reach, window) for window in wanted)
     )
     if not tiles:
         return None

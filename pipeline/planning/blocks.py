@@ -17,7 +17,7 @@ from pipeline.errors import CatalogError, ConfigError, NoScenesError, RegionErro
 from pipeline.machine.collection import collection_paused
 from pipeline.planning.estimate import PlanSummary, summarise
 from pipeline.planning.identity import coarse_footprint, run_id
-from pipeline.planning.lattice import contributing_window, lattice_shape, lattice_tile, union_window
+from pipeline.planning.lattice import contributing_window, lattice_origin, lattice_shape, lattice_tile, union_window
 from pipeline.planning.plan_file import read_plan, write_plan
 from pipeline.planning.software import software_versions
 from pipeline.planning.zones import zone_areas
@@ -117,7 +117,8 @@ def plan_blocks(grid: ZoneGrid, tiling: TilingConfig, area: shapely.Geometry | N
 
     Blocks lie on the ``block_px`` lattice from the grid's upper-left pixel. With an ``area``, only blocks that meet it
     are planned, and only tiles whose weight reaches a planned block inside the area. A tile belongs to the block that
-    holds the upper-left pixel of its core; where that one is not planned, to the first planned block that it reaches.
+    would hold the upper-left pixel of its core if the lattice began with the grid (it begins less than 32 px before);
+    where that one is not planned, to the first planned block that it reaches.
     So the weights of the planned tiles sum to one at every pixel of the area (everywhere, without an area).
 
     Args:
@@ -131,12 +132,14 @@ def plan_blocks(grid: ZoneGrid, tiling: TilingConfig, area: shapely.Geometry | N
     windows = _planned_windows(grid, tiling, area)
     owned: dict[int, list[Tile]] = {index: [] for index in range(len(windows))}
     needs: dict[int, set[int]] = {index: {index} for index in owned}
+    origin = lattice_origin(grid, tiling)
     at = {(window.row // tiling.block_px, window.col // tiling.block_px): i for i, window in enumerate(windows)}
     for tile, reach in _reaching_tiles(grid, tiling, area):
         touched = [index for cell in _cells(reach, tiling.block_px) if (index := at.get(cell)) is not None]
         if not touched:
             continue
-        core = (tile.window.row + tiling.overlap_px // 2, tile.window.col + tiling.overlap_px // 2)
+        halo = tiling.overlap_px // 2
+        core = (tile.window.row + halo - origin[0], tile.window.col + halo - origin[1])
         owner = at.get((core[0] // tiling.block_px, core[1] // tiling.block_px), touched[0])
         owned[owner].append(tile)
         for index in touched:

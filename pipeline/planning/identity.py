@@ -16,6 +16,7 @@ import numpy as np
 import shapely
 
 from pipeline.planning.footprints import footprint
+from pipeline.planning.lattice import lattice_origin
 from pipeline.planning.scene_order import compositing_order, effective_order
 from pipeline.planning.software import reaching
 from pipeline.records.plan import ZonePlan
@@ -77,6 +78,9 @@ def run_id(
         "network": _network(config, zones) if network else None,
         "software": reaching(software, network=network),
     }
+    origins = [lattice_origin(zone.grid, tiling) for zone in zones]
+    if any(any(origin) for origin in origins):  # elsewhere tiles lie where they always did
+        identity["lattice"] = origins
     if (clouds := cloud_fingerprint(config.composite)) is not None:
         identity["clouds"] = [config.composite.cloud_mask, clouds, software.get("torch")]
     if config.composite.method == "fuse":

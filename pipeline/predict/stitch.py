@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.machine import pixel_loops
-from pipeline.planning.lattice import contributing_window, lattice_shape, tile_position, union_window
+from pipeline.planning.lattice import contributing_window, lattice_origin, lattice_shape, tile_position, union_window
 from pipeline.records.plan import Block, Tile, Window, ZoneGrid, ZonePlan
 from pipeline.records.windows import intersection, slices
 from spex_core.legend import Legend
@@ -69,7 +69,7 @@ class BlockLayers:
 
 
 @functools.lru_cache(maxsize=256)
-def _axis_weights(i: int, n: int, size: int, tile_px: int, overlap_px: int, margin_px: int) -> FloatArray:
+def _axis_weights(i: int, n: int, size: int, origin: int, tile_px: int, overlap_px: int, margin_px: int) -> FloatArray:
     """Weights of tile ``i`` of ``n`` along one axis of ``size`` px: float32 ``[tile_px]``."""
     weights = np.ones(tile_px, dtype=np.float32)
     ramp_px = overlap_px - 2 * margin_px
@@ -81,7 +81,7 @@ def _axis_weights(i: int, n: int, size: int, tile_px: int, overlap_px: int, marg
     if i < n - 1:
         # The complement of the next tile's rise, not a mirrored rise: the two then sum to one to the last bit.
         weights[tile_px - overlap_px :] = np.float32(1.0) - rising
-    position = np.arange(tile_px) + (i * (tile_px - overlap_px) - overlap_px // 2)
+    position = np.arange(tile_px) + (origin + i * (tile_px - overlap_px) - overlap_px // 2)
     weights[(position < 0) | (position >= size)] = 0.0
     weights.flags.writeable = False
     return weights
@@ -100,10 +100,11 @@ def tile_weights(grid: ZoneGrid, tile: Tile, tiling: TilingConfig) -> FloatArray
         ValueError: The tile is not on the lattice of this tiling.
     """
     rows, cols = lattice_shape(grid, tiling)
-    row, col = tile_position(tile, tiling)
+    row, col = tile_position(tile, grid, tiling)
+    top, left = lattice_origin(grid, tiling)
     shape = (tiling.tile_px, tiling.overlap_px, tiling.margin)
-    down = _axis_weights(row, rows, grid.height, *shape)
-    across = _axis_weights(col, cols, grid.width, *shape)
+    down = _axis_weights(row, rows, grid.height, top, *shape)
+    across = _axis_weights(col, cols, grid.width, left, *shape)
     return down[:, None] * across[None, :]
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from pipeline.engine.budget import block_sizes
 from pipeline.errors import CatalogError, NoScenesError, OutputError, StoreError
 from pipeline.planning.blocks import build_plan, plan_blocks, read_plan, summarise, write_plan
-from pipeline.planning.lattice import contributing_window, lattice_shape, tile_stride
+from pipeline.planning.lattice import contributing_window, lattice_origin, lattice_shape, lattice_tile, tile_stride
 from pipeline.records.grid import region_mask
-from pipeline.records.plan import MapPlan, Window
+from pipeline.records.plan import MapPlan, Window, ZoneGrid
 from pipeline.records.region import Region
 from pipeline.records.windows import intersection, slices
 from pipeline.settings.run_file import RunConfig, TilingConfig
@@ -49,6 +49,21 @@ def plan_for(
         legend=legend,
         software={"numpy": "2"},
     )
+
+
+@settings(max_examples=50, deadline=None)
+@given(row=st.integers(-500, 500), col=st.integers(-500, 500))
+def test_tiles_lie_on_the_same_groups_of_pixels_wherever_a_region_begins(row: int, col: int) -> None:
+    tiling = TilingConfig(tile_px=128, overlap_px=64, block_px=128)
+    found = set()
+    for top, left in ((510_000, 60_000), (510_000 - row, 60_000 + col)):
+        grid = ZoneGrid(32632, left * 10.0, top * 10.0, 10.0, 300, 200)
+        tile = lattice_tile(1, 1, grid, tiling).window
+        found.add(((tile.row - top) % 32, (tile.col + left) % 32))
+        first = lattice_tile(0, 0, grid, tiling).window
+        assert -32 < first.row + 32 <= 0
+        assert -32 < first.col + 32 <= 0
+    assert found == {(0, 0)}
 
 
 # --- geometry of blocks and tiles ---------------------------------------------------------------------------------
@@ -95,11 +110,12 @@ def test_ownership_needs_and_read_windows_follow_from_geometry(
     blocks = plan_blocks(grid, tiling, area)
     owner = {tile.index: block.index for block in blocks for tile in block.tiles}
     half = tiling.overlap_px // 2
+    top, left = lattice_origin(grid, tiling)
     at = {(b.window.row, b.window.col): b.index for b in blocks}
     for block in blocks:
         assert list(block.tiles) == sorted(block.tiles, key=lambda tile: tile.index)
         for tile in block.tiles:
-            core = (tile.window.row + half, tile.window.col + half)
+            core = (tile.window.row + half - top, tile.window.col + half - left)
             natural = at.get(tuple(v // tiling.block_px * tiling.block_px for v in core))
             reach = contributing_window(tile, grid, tiling)
             assert natural in (None, block.index)

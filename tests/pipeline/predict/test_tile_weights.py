@@ -77,7 +77,8 @@ def test_a_tile_larger_than_the_map_decides_alone() -> None:
     grid = zone_of(50, 70, tiling).grid
     assert lattice_shape(grid, tiling) == (1, 1)
     weights = tile_weights(grid, lattice_tile(0, 0, grid, tiling), tiling)
-    assert weights[32:82, 32:102].min() == 1
+    top, left = 32 + 16, 32  # the grid begins 16 px below a multiple of 32 px from the zone's origin
+    assert weights[top : top + 50, left : left + 70].min() == 1
     assert weights.sum() == 50 * 70
 
 
