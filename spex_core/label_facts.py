@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
+import scipy  # its parts are imported where they are used
 
 from spex_core.indices import spectral_index
 from spex_core.priors import MIN_OBJECT_PX, AttributeRecord, region_attributes
@@ -81,7 +81,7 @@ def class_facts(
     height, width = mask.shape
     records = region_attributes(mask, min_pixels=MIN_OBJECT_PX)
     known = mask.size if observed is None else max(int(np.count_nonzero(observed)), 1)
-    labels, _ = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    labels, _ = scipy.ndimage.label(mask, structure=np.ones((3, 3), bool))
     areas = np.bincount(labels.ravel())[1:]
     rows, columns = np.nonzero(mask)
     cells = np.bincount(
@@ -95,7 +95,7 @@ def class_facts(
             values = values[np.isfinite(values)]
             if values.size:
                 indices[name] = float(values.mean(dtype=np.float64))
-    beside = ndimage.binary_dilation(mask) & ~mask
+    beside = scipy.ndimage.binary_dilation(mask) & ~mask
     borders = {noun: int((beside & other).sum()) for noun, other in (others or {}).items()}
     return ClassFacts(
         share=len(rows) / known,

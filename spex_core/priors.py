@@ -12,9 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
-from skimage.filters import threshold_otsu
+import scipy  # its parts are imported where they are used: half a second that most who import this do not need
 
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.indices import spectral_index
@@ -121,7 +119,7 @@ def candidate_masks(reflectance: FloatArray, legend: Legend) -> npt.NDArray[np.b
             if condition.high is not None:
                 mask &= value < bound(condition.index, condition.high, condition.high_range)
         mask &= np.logical_and.reduce([np.isfinite(index_of(condition.index)) for condition in usable])
-        mask[:] = ndimage.uniform_filter(mask.astype(np.float32), 3, mode="nearest") > 0.5
+        mask[:] = scipy.ndimage.uniform_filter(mask.astype(np.float32), 3, mode="nearest") > 0.5
     return masks
 
 
@@ -135,6 +133,8 @@ def otsu_threshold(values: FloatArray) -> float | None:
     spread = float(found.var()) if found.size else 0.0
     if spread < 1e-6:  # constant (an index step of 0.001): nothing to separate
         return None
+    from skimage.filters import threshold_otsu
+
     threshold = float(threshold_otsu(found))  # type: ignore[no-untyped-call]  # typed in part
     above = found > threshold
     share = float(above.mean())
@@ -195,14 +195,14 @@ def region_attributes(
         Records sorted by area (ties: first pixel in row-major order). Coordinates are pixel indices divided by the
         image side. One-pixel objects keep their true centroid (the published data put them at 0, 0).
     """
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3), bool))
+    labels, count = scipy.ndimage.label(mask, structure=np.ones((3, 3), bool))
     if count == 0:
         return ()
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     order = np.argsort(-areas, kind="stable")[:max_records]
     order = order[areas[order] >= min_pixels]
     height, width = mask.shape
-    windows = ndimage.find_objects(labels)
+    windows = scipy.ndimage.find_objects(labels)
     records = []
     for label in order + 1:
         rows, columns = windows[label - 1]
@@ -255,8 +255,8 @@ def _minimum_area_rectangle(points: npt.NDArray[np.float64]) -> npt.NDArray[np.f
     if len(points) < 3 or np.any(high == low):
         return upright
     try:
-        hull = points[ConvexHull(points).vertices]
-    except QhullError:  # all points on one slanted line: an upright box is the honest answer
+        hull = points[scipy.spatial.ConvexHull(points).vertices]
+    except scipy.spatial.QhullError:  # all points on one slanted line: an upright box is the honest answer
         return upright
     edges = np.roll(hull, -1, axis=0) - hull
     along = edges / np.linalg.norm(edges, axis=1, keepdims=True)

@@ -80,6 +80,8 @@ class _Actor:
     handle: ActorHandle
     load: Call | None = None
     loaded: bool = False
+    worked: bool = False
+    """It has classified a block."""
     idle_since: float | None = None
     """Since when there has been nothing for it to do."""
     sent: list[tuple[Call, Work]] = field(default_factory=list)
@@ -172,8 +174,11 @@ class Crew:
         return sum(bool(actor.sent) for actor in self._actors)
 
     def starving(self) -> bool:
-        """Whether an actor has nothing to do because nothing has been read for it."""
-        return not self._readable and any(actor.loaded and not actor.sent for actor in self._actors)
+        """Whether an actor has nothing to do any more because nothing has been read for it.
+
+        All wait for their first block, whoever reads; another reader would come too late to change that.
+        """
+        return not self._readable and any(actor.worked and not actor.sent for actor in self._actors)
 
     def check_patience(self, now: float) -> bool:
         """Whether there is an actor.
@@ -274,6 +279,7 @@ class Crew:
         answer = self._executor.classify(actor.handle, work.key[0], work.block, work.targets, pixels)
 
         def answered(report: Any) -> None:
+            actor.worked = True
             self._next_of(actor, work)
             for note in report.notes:
                 logger.warning("%s: %s", work.title, note)

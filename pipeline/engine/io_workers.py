@@ -19,8 +19,9 @@ from pipeline.predict.stitch import Piece
 from pipeline.records.plan import Block
 
 IoKind = Literal["read", "finish"]
-LINE = 3
-"""Calls in every line before another process is started for a block that is to be finished."""
+LINE = 6
+"""Calls in every line before another process is started for a block that is to be finished: a start takes as long as
+they do."""
 CALLS_PER_WORKER = 1024
 """Blocks that one process handles before another takes its place: memory creeps where thousands of files are opened."""
 

@@ -19,6 +19,7 @@ from pipeline.engine.executor import (
     Trouble,
 )
 from pipeline.engine.io_workers import IoPool, IoWorker
+from pipeline.engine.model_seats import Seats, seats_per_process
 from pipeline.engine.ray_errors import lost_object, one_line, plain_error, trouble_of
 from pipeline.engine.tasks import ZoneContext
 from pipeline.engine.work import Key
@@ -50,6 +51,7 @@ class RayExecutor(Executor):
         contexts: Sequence[ZoneContext],
         readers: int,
         *,
+        seats: int = 1,
         actor_class: type[BlockClassifier] = BlockClassifier,
         io_class: type[IoWorker] = IoWorker,
     ) -> None:
@@ -60,9 +62,8 @@ class RayExecutor(Executor):
         once: Any = {"max_restarts": 0, "max_task_retries": 0}
         io_actor = ray.remote(io_class).options(num_cpus=TASK_CPUS, scheduling_strategy="SPREAD", **once)
         self._io = IoPool(ray, io_actor, ray.put(tuple(contexts)), readers)
-        self._actor_class: Any = ray.remote(actor_class).options(**once, **actor_resources(config.compute))
         compute = config.compute
-        self._settings = ray.put(
+        settings = ray.put(
             ClassifierSettings(
                 config.model,
                 legend,
@@ -73,6 +74,7 @@ class RayExecutor(Executor):
                 plan.software,
             )
         )
+        self._seats = Seats(ray, ray.remote(actor_class), settings, {**once, **actor_resources(compute)}, seats)
 
     def clock(self) -> float:
         return time.monotonic()
@@ -84,8 +86,8 @@ class RayExecutor(Executor):
         self._io.size = count
 
     def hire(self) -> tuple[ActorHandle, Reference]:
-        handle = self._actor_class.remote(self._settings)
-        return handle, handle.load.remote()
+        seat = self._seats.take()
+        return seat, self._seats.handle(seat).load.remote()
 
     def read(self, zone: int, block: Block) -> ReadAnswer:
         answer = ReadAnswer(*self._io.next("read").read.options(num_returns=3).remote(zone, block))
@@ -95,7 +97,7 @@ class RayExecutor(Executor):
     def classify(
         self, actor: ActorHandle, zone: int, block: Block, targets: tuple[int, ...], pixels: Reference
     ) -> ClassifyAnswer:
-        method = actor.classify.options(num_returns=len(targets) + 1)
+        method = self._seats.handle(actor).classify.options(num_returns=len(targets) + 1)
         *pieces, report = method.remote(zone, block, targets, pixels)
         return ClassifyAnswer(tuple(pieces), report)
 
@@ -144,7 +146,7 @@ class RayExecutor(Executor):
         return frozenset(named | homeless)
 
     def kill(self, actor: ActorHandle) -> None:
-        self._ray.kill(actor)
+        self._seats.end(actor)
 
     def cancel(self, reference: Reference) -> None:
         self._io.end(reference)  # a model actor's call ends with its actor, which is the driver's to kill
@@ -161,5 +163,6 @@ def run_blocks(
     finished: frozenset[Key] = frozenset(),
 ) -> EngineReport:
     """Computes every block of ``plan`` that is not in ``finished`` on the Ray that is connected."""
-    executor = RayExecutor(plan, config, legend, contexts, cluster.readers)
+    seats = seats_per_process(config, cluster.crew, local=cluster.local)
+    executor = RayExecutor(plan, config, legend, contexts, cluster.readers, seats=seats)
     return Engine(plan, config, legend, cluster.crew, cluster.readers, executor, journal, progress, finished).run()

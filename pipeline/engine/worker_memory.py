@@ -15,7 +15,7 @@ class WorkerMemory:
     """
 
     def __init__(self) -> None:
-        self._lasting: dict[Hashable, float] = {}
+        self._lasting: dict[Hashable, ProcessMemory] = {}
         self._passing: dict[tuple[str, int], float] = {}
         self.peak_mb = 0.0
         """Highest sum so far, MiB."""
@@ -29,14 +29,19 @@ class WorkerMemory:
             at_once: Readers and finishers that live at a time.
         """
         if lasting is not None:
-            self._lasting[lasting] = memory.peak_mb
+            self._lasting[lasting] = memory
         else:
             process = (memory.host, memory.pid)
             self._passing.pop(process, None)
             self._passing[process] = memory.peak_mb  # last of all
             while len(self._passing) > max(1, at_once):
                 del self._passing[next(iter(self._passing))]
-        self.peak_mb = max(self.peak_mb, sum(self._lasting.values()) + sum(self._passing.values()))
+        # Several actors may share a process (pipeline/engine/model_seats.py), whose peak only rises.
+        lasting_mb: dict[tuple[str, int], float] = {}
+        for found in self._lasting.values():
+            process = (found.host, found.pid)
+            lasting_mb[process] = max(found.peak_mb, lasting_mb.get(process, 0.0))
+        self.peak_mb = max(self.peak_mb, sum(lasting_mb.values()) + sum(self._passing.values()))
 
     def forget_lasting(self, actor: Hashable) -> None:
         """An actor is gone."""

@@ -38,6 +38,9 @@ from pipeline.records.grid import region_mask, transform
 from pipeline.records.plan import Block, Window, ZoneGrid, ZonePlan
 from spex_core.legend import Legend
 
+NUMBERS = 256
+"""Values of a byte."""
+
 
 @dataclass(frozen=True)
 class _Style:
@@ -207,7 +210,7 @@ def write_valid_count_cog(
         predictor=2,
         statistics=True,
     )
-    return _write(zone, Path(path), style, tags or {}, set(range(256)))
+    return _write(zone, Path(path), style, tags or {}, set(range(NUMBERS)))
 
 
 def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
@@ -224,7 +227,7 @@ def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str,
         resampling="average",
         predictor=2,
     )
-    return _write(zone, Path(path), style, tags or {}, set(range(256)))
+    return _write(zone, Path(path), style, tags or {}, set(range(NUMBERS)))
 
 
 def write_scores_cog(
@@ -355,6 +358,8 @@ def check_cog(path: str | Path, allowed: set[int], windows: Sequence[Window] | N
     """
     path = Path(path)
     validate_cog(path)
+    if len(allowed) == NUMBERS:
+        return  # there is no other value of a byte
     for level, values in _values_by_level(path, windows):
         strange = sorted(values - allowed)
         if strange:

@@ -1,11 +1,11 @@
 """The one way to write a Cloud-Optimized GeoTIFF: a complete tiled GeoTIFF, one translation, a check, a rename.
 
 GDAL's COG driver fed by chunks can end without overviews, and tags written after the translation break the layout: so
-the draft is completed first, colours and tags included, and then goes once through ``cog_translate``. No time stamp
-enters the file, and one thread writes it: the same pixels give the same bytes.
+the draft is completed first, colours and tags included, gets its overviews, and is copied once. No time stamp enters
+the file, and one thread writes it: the same pixels give the same bytes.
 
-A map with holes goes another way to the same layout, because ``cog_translate`` and GDAL's overviews go through every
-pixel of the bounding box. Draft, overviews and file are sparse: tiles without a pixel are not in them.
+A map with holes goes another way to the same layout, because GDAL's overviews go through every pixel of the bounding
+box. Draft, overviews and file are sparse: tiles without a pixel are not in them.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import numpy as np
 import rasterio
 from rasterio import Affine
 from rasterio._err import CPLE_BaseError
+from rasterio.enums import Resampling
 from rasterio.errors import CRSError, DriverRegistrationError, RasterioError
 from rasterio.io import DatasetWriter
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window as RasterWindow
-from rio_cogeo.cogeo import cog_translate, cog_validate
+from rio_cogeo.cogeo import cog_validate
 
 from pipeline.errors import CogError
 from pipeline.outputs.overviews import write_overviews
@@ -154,9 +155,9 @@ def write_cog(
                 target.write_colormap(1, dict(form.colormap))
             fill(target)
             if windows is not None:
-                target.update_tags(OVERVIEW_RESAMPLING=form.resampling.upper())  # as cog_translate does
+                target.update_tags(OVERVIEW_RESAMPLING=form.resampling.upper())  # as rio-cogeo does
         if windows is None:
-            _translate(draft, cog, form, layout, options)
+            _translate(draft, cog, form, layout)
         else:
             _translate_sparse(draft, cog, form, layout, windows)
         shutil.rmtree(draft.parent)
@@ -164,20 +165,13 @@ def write_cog(
         put_in_place(cog, path)
 
 
-def _translate(draft: Path, cog: Path, form: RasterForm, layout: Layout, options: Mapping[str, Any]) -> None:
-    cog_translate(
-        draft,
-        cog,
-        _cog_profile(form, layout),
-        overview_level=layout.levels,
-        overview_resampling=form.resampling,
-        decimation_base=layout.decimation,
-        in_memory=False,
-        web_optimized=False,
-        forward_band_tags=True,
-        quiet=True,
-        config=dict(options),
-    )
+def _translate(draft: Path, cog: Path, form: RasterForm, layout: Layout) -> None:
+    """What ``cog_translate`` of rio-cogeo does with such a draft, byte by byte, but for its copy of the draft: that is
+    made through a warped dataset, and takes longer than overviews and compression together."""
+    with rasterio.open(draft, "r+") as target:
+        target.build_overviews(list(layout.factors), Resampling[form.resampling])
+        target.update_tags(OVERVIEW_RESAMPLING=form.resampling.upper())
+        copy_raster(target, cog, copy_src_overviews=True, **_cog_profile(form, layout))
 
 
 def _translate_sparse(draft: Path, cog: Path, form: RasterForm, layout: Layout, windows: Sequence[Window]) -> None:
@@ -268,8 +262,13 @@ def _draft_profile(form: RasterForm) -> dict[str, Any]:
         "blockysize": TILE_PX,
         "bigtiff": "IF_SAFER",
         "nodata": form.nodata,
+        "interleave": _interleave(form),
         "photometric": "PALETTE" if form.colormap else "RGB" if form.count == 3 else "MINISBLACK",
     }
+
+
+def _interleave(form: RasterForm) -> str:
+    return "pixel" if form.count == 3 else "band"  # colours are read together
 
 
 def _cog_profile(form: RasterForm, layout: Layout) -> dict[str, Any]:
@@ -280,7 +279,7 @@ def _cog_profile(form: RasterForm, layout: Layout) -> dict[str, Any]:
         "blockysize": layout.tile_px,
         "compress": "DEFLATE",
         "zlevel": 6,
-        "interleave": "pixel" if form.count == 3 else "band",  # colours are read together
+        "interleave": _interleave(form),
         "bigtiff": "IF_SAFER",
         "predictor": form.predictor,
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -267,6 +268,8 @@ class BlockClassifier:
     def __init__(self, settings: ClassifierSettings) -> None:
         self._settings = settings
         self._classifier: Classifier | None = None
+        self._loading = threading.Lock()  # several threads may share this object
+        self._threads = threading.local()
         kind = device_kind(settings.model, settings.gpus)
         self._batch = MicroBatch(tiles_per_forward(settings.model, kind))  # what did not fit once is not tried again
 
@@ -280,22 +283,35 @@ class BlockClassifier:
             WorkerMismatchError: This process has other versions than the plan.
             CheckpointError: The model cannot be loaded.
         """
+        with self._loading:
+            if self._classifier is None:
+                self._classifier = self._load()
+        return os.getpid()
+
+    def _load(self) -> Classifier:
         settings = self._settings
         check_worker(settings.software)
+        self._set_threads()
         if settings.model.checkpoint != INDEX_RULES:
             import torch
 
-            torch.set_num_threads(settings.threads)
             # As use_deterministic_algorithms does, but that also imports torch's compiler: as long as torch itself.
             torch.set_deterministic_debug_mode("warn")
-        self._classifier = load_classifier(
+        return load_classifier(
             settings.model,
             settings.legend,
             device_for(settings.model, settings.gpus),
             tile_px=settings.tiling.tile_px,
             tiles=sum(len(block.tiles) for zone in settings.zones for block in zone.blocks),
         )
-        return os.getpid()
+
+    def _set_threads(self) -> None:
+        """torch keeps the number of threads for each thread that calls it."""
+        if self._settings.model.checkpoint != INDEX_RULES and not getattr(self._threads, "set", False):
+            import torch
+
+            torch.set_num_threads(self._settings.threads)
+            self._threads.set = True
 
     def classify(self, zone: int, block: Block, targets: tuple[int, ...], reflectance: FloatArray | DatedPixels) -> Any:
         """Classifies one block.
@@ -313,6 +329,7 @@ class BlockClassifier:
         """
         if self._classifier is None:
             self.load()
+        self._set_threads()
         settings = self._settings
         if self._classifier is None:
             raise CheckpointError("the model is not loaded")
