@@ -36,7 +36,8 @@ class CachedSteps:
         self._rows = torch.arange(rows, device=seen.device)
         self._bias = torch.zeros(rows, 1, 1, length + steps, dtype=torch.float32, device=seen.device)
         self._bias[:, 0, 0, :length].masked_fill_(seen == 0, -torch.inf)
-        self._keys, self._values = [], []
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
         kept: Any = cache.layers
         for layer in kept:
             for store, have in ((self._keys, layer.keys), (self._values, layer.values)):
@@ -52,7 +53,7 @@ class CachedSteps:
             going: bool ``[N]``; rows that were left out once stay so.
 
         Returns:
-            float ``[N, hidden]`` after the final norm; zeros for rows that have ended.
+            float ``[N, hidden]`` after the final norm; of rows that have ended anything finite.
         """
         self._leave_out(going)
         rows = self._rows
@@ -77,7 +78,7 @@ class CachedSteps:
         query = attention.q_proj(hidden).view(rows, 1, -1, width).transpose(1, 2)
         key = attention.k_proj(hidden).view(rows, 1, -1, width).transpose(1, 2)
         value = attention.v_proj(hidden).view(rows, 1, -1, width)
-        query, key = apply_rotary_pos_emb(query, key, *turn)  # type: ignore[no-untyped-call]
+        query, key = apply_rotary_pos_emb(query, key, *turn)
         keys, values = self._keys[index], self._values[index]
         keys[:, :, self._length] = key[:, :, 0]
         values[:, :, self._length] = value[:, 0]

@@ -26,7 +26,7 @@ from tests.pipeline.small_plans import region_of
 class _Speaker:
     fingerprint = "a speaker"
 
-    def __init__(self, failing: dict[int, Exception]) -> None:
+    def __init__(self, failing: dict[int, BaseException]) -> None:
         self.failing, self.asked = failing, 0
 
     def question(self, noun: str, facts: Any) -> ImageQuestion:
@@ -105,3 +105,34 @@ def test_what_is_no_file_of_ours_is_not_read(tmp_path: Path, kind: str) -> None:
         (tmp_path / "other").write_text('{"key": "a", "words": []}\n', encoding="utf-8")
         path.symlink_to("other")
     assert kept_words(path) == {}
+
+
+def test_what_was_said_before_an_interruption_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region_texts, "BATCH_REGIONS", 1)
+    with pytest.raises(KeyboardInterrupt):
+        spoken(tmp_path, monkeypatch, _Speaker({1: KeyboardInterrupt()}), WEST, EAST)
+    again = _Speaker({})
+    publication, words, folder = spoken(tmp_path, monkeypatch, again, WEST, EAST)
+    assert again.asked == 1
+    assert told(publication) == [True, True]
+    assert len(kept_words(folder / ANSWERS_FILE)) == 2
+    assert words.problems == []
+
+
+def test_a_batch_is_known_by_all_of_its_sub_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, words, _ = spoken(tmp_path, monkeypatch, _Speaker({}), WEST, EAST)
+    regions = publication_regions(words)
+    (both,), (one,) = words._batches(regions), words._batches(regions[:1])
+    assert len(set(both.keys)) == 2
+    assert one.keys[0] not in both.keys
+
+
+def publication_regions(words: RegionTexts) -> Any:
+    from pipeline.explain.statistics import map_statistics
+    from pipeline.outputs.publish import _zone_layers
+
+    prepared, store = words._prepared, words._store
+    zones = [_zone_layers(zone, prepared, store) for zone in prepared.plan.zones]
+    return map_statistics("m", prepared.region.subregions, zones, prepared.legend).regions
