@@ -68,6 +68,13 @@ SPECTRA: tuple[str, ...] = (
     "On average their {index}.",
 )
 
+LESS_LEAD, AMOUNT_LEAD, POINT_LEAD = "ess than ", "bout ", "centred on "
+"""What stands before an amount, however the sentence begins, and before a point."""
+NOUN_LEADS: tuple[str, ...] = ("There is no ", "image shows no ", "Nothing here is ", "egions of ", "belongs to ")
+"""What stands before the name of the class itself, and before nothing else."""
+NEIGHBOUR_LEADS: tuple[str, ...] = tuple(template.partition("{")[0] for template in NEIGHBOURS)
+"""What stands before a neighbour's name."""
+
 PARTS: tuple[tuple[float, str], ...] = ((0.05, "a small part"), (0.2, "a part"), (0.5, "a good part"), (0.9, "most"),
                                         (1.01, "almost all"))  # fmt: skip
 """Upper bound of the class's share of the image → words."""
@@ -125,6 +132,16 @@ def point_text(point: tuple[float, float]) -> str:
     return ", ".join(f"{value:.1f}" for value in point)
 
 
+def index_lead(label: str) -> str:
+    """What stands before the value of an index."""
+    return f"{label} is about "
+
+
+def index_value(value: float) -> str:
+    """One decimal, without a negative zero."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
 def index_text(label: str, value: float) -> str:
-    """An index and its value with one decimal, without a negative zero."""
-    return f"{label} is about {round(value, 1) + 0.0:.1f}"
+    """An index and its value."""
+    return index_lead(label) + index_value(value)

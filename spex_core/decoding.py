@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from spex_core.cached_steps import CachedSteps
 from spex_core.errors import CheckpointError
 from spex_core.processing import TextBatch
 from spex_core.prompts import whole_sentences
+from spex_core.quoted_decoding import QuotingChoice
 
 GENERATION_FILE = "generation_config.json"
 
@@ -50,11 +52,15 @@ class DecodingRule:
 
     def choose(self, logits: Tensor, written: Tensor) -> Tensor:
         """Next tokens int64 ``[N]`` from logits ``[N, vocab]`` and the answers so far, int64 ``[N, t]``."""
+        return self.scores(logits, written).argmax(-1)
+
+    def scores(self, logits: Tensor, written: Tensor) -> Tensor:
+        """Logits after the penalty, the same shape."""
         if self.repetition_penalty != 1.0 and written.shape[1]:
             seen = logits.gather(1, written)
             seen = torch.where(seen < 0, seen * self.repetition_penalty, seen / self.repetition_penalty)
             logits = logits.scatter(1, written, seen)
-        return logits.argmax(-1)
+        return logits
 
     def ends(self, tokens: Tensor) -> Tensor:
         """bool, same shape: whether a token ends its answer."""
@@ -81,6 +87,7 @@ class WrittenAnswers:
         return [whole_sentences(text) if cut else text for text, cut in zip(said, self.cut, strict=True)]
 
 
+@torch.no_grad()
 def greedy_answers(
     language_model: nn.Module,
     text_logits: Callable[[Tensor], Tensor],
@@ -89,6 +96,7 @@ def greedy_answers(
     states: Tensor,
     cache: DynamicCache,
     new_tokens: int,
+    quoting: QuotingChoice | None = None,
 ) -> WrittenAnswers:
     """Greedy decoding of every row until its end token.
 
@@ -98,35 +106,30 @@ def greedy_answers(
         rule: What ends an answer.
         text: N encoded questions without answers.
         states: float ``[N, T, hidden]``, the last hidden states of ``text``.
-        cache: Keys and values of prefix and questions; the answers are added to it.
+        cache: Keys and values of prefix and questions.
         new_tokens: Longest answer.
+        quoting: Chooses instead of the rule, from the scores that the rule gives; made for these N rows.
     """
     rows = text.suffix_ids.shape[0]
     last = text.attention_mask.sum(1) - 1
-    prompt_state = states[torch.arange(rows, device=states.device), last]
-    token = text_logits(prompt_state).argmax(-1)  # no answer yet to be repeated
-    past = cache.get_seq_length()
-    mask = torch.cat([text.attention_mask.new_ones(rows, past - text.suffix_ids.shape[1]), text.attention_mask], 1)
-    position = past - text.suffix_ids.shape[1] + last + 1
-    going = ~rule.ends(token)
-    tokens, kept_states, kept = [token], [prompt_state], [~going]
-    for _ in range(new_tokens - 1):
-        if not going.any():
-            break
-        mask = torch.cat([mask, going.to(mask.dtype)[:, None]], dim=1)
-        state = language_model(
-            input_ids=token[:, None],
-            attention_mask=mask,
-            position_ids=position[:, None],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, 0]
+    state = states[torch.arange(rows, device=states.device), last]
+    before = cache.get_seq_length() - text.suffix_ids.shape[1]
+    seen = torch.cat([text.attention_mask.new_ones(rows, before), text.attention_mask], 1)
+    steps = CachedSteps(language_model, cache, seen, before + last + 1, new_tokens)
+    going = torch.ones(rows, dtype=torch.bool, device=states.device)
+    written = text.suffix_ids.new_zeros(rows, 0)
+    kept_states, kept = [], []
+    for place in range(new_tokens):
         kept_states.append(state)
-        kept.append(going)
-        chosen = rule.choose(text_logits(state), torch.stack(tokens, dim=1))
+        scores = rule.scores(text_logits(state), written)
+        chosen = scores.argmax(-1) if quoting is None else quoting.choose(scores, going)
         token = torch.where(going, chosen, rule.end_ids[0])
-        tokens.append(token)
+        written = torch.cat([written, token[:, None]], dim=1)
+        # The last prompt state counts for an answer that ends at once, and for no other.
+        kept.append(going if place else rule.ends(token))
         going = going & ~rule.ends(token)
-        position = position + 1
-    written = [[t for t in row if t not in rule.end_ids] for row in torch.stack(tokens, dim=1).tolist()]
-    return WrittenAnswers(torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), written, going.tolist())
+        if not going.any() or place == new_tokens - 1:
+            break
+        state = steps.step(token, going)
+    answers = [[t for t in row if t not in rule.end_ids] for row in written.tolist()]
+    return WrittenAnswers(torch.stack(kept_states, dim=1), torch.stack(kept, dim=1), answers, going.tolist())

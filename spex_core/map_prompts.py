@@ -3,14 +3,29 @@
 The records are SPIE's (size word, centroid, location word, rotated box, indices), of the map's own objects. Before them
 stands one of the class as a whole, in the words of :mod:`spex_core.answer_templates`: objects alone do not add up to
 a share. Nothing here is read from labels: at run time the map is the model's, in training it is one with errors.
+
+An answer may be held to its question: :func:`map_quotes` has the values that stand in it, as answers write them.
 """
 
 from __future__ import annotations
 
-from spex_core.answer_templates import amount_text, count_word, shape_word
+from spex_core.answer_templates import (
+    AMOUNT_LEAD,
+    LESS_LEAD,
+    NEIGHBOUR_LEADS,
+    NOUN_LEADS,
+    POINT_LEAD,
+    amount_text,
+    count_word,
+    index_lead,
+    index_value,
+    point_text,
+    shape_word,
+)
 from spex_core.indices import INDEX_LABELS
 from spex_core.label_facts import CELLS, EVIDENCE_INDICES, ClassFacts
 from spex_core.prompts import attribute_text, question_around
+from spex_core.quoted_values import Quotes
 
 MAP_RECORDS = 2
 """Objects of a class in a question about a map."""
@@ -40,6 +55,32 @@ def map_question(noun: str, facts: ClassFacts, *, whole: bool = True, records: i
     return question_around(noun, ", ".join(given))
 
 
+def map_quotes(noun: str, facts: ClassFacts, records: int = MAP_RECORDS) -> Quotes:
+    """What answers to :func:`map_question` may quote: an amount, points, indices, the neighbour, and the class's name.
+
+    Args:
+        noun: As there.
+        facts: As there.
+        records: As there.
+    """
+    amount = amount_text(facts.share)
+    quoted: dict[str, tuple[str, ...]] = {
+        lead: (amount.partition(lead)[2],) if lead in amount else () for lead in (AMOUNT_LEAD, LESS_LEAD)
+    }
+    quoted[AMOUNT_LEAD] += (f"the {noun} regions:",)  # so one of the taught sentences begins
+    quoted[POINT_LEAD] = tuple(dict.fromkeys(point_text(found.record.centroid) for found in facts.objects[:records]))
+    for name, label in INDEX_LABELS.items():
+        known = name in EVIDENCE_INDICES and name in facts.indices
+        quoted[index_lead(label)] = (index_value(facts.indices[name]),) if known else ()
+    beside = _beside(facts)
+    quoted |= dict.fromkeys(NEIGHBOUR_LEADS, () if beside is None else (f"{beside} regions",))
+    return Quotes(quoted | dict.fromkeys(NOUN_LEADS, (noun,)))
+
+
+def _beside(facts: ClassFacts) -> str | None:
+    return max(facts.borders, key=lambda other: facts.borders[other]) if facts.borders else None
+
+
 def _whole(facts: ClassFacts) -> str:
     if facts.share == 0:
         return "{'Area': 'none'}"
@@ -47,9 +88,7 @@ def _whole(facts: ClassFacts) -> str:
     if facts.count:
         parts.append(f"'Regions': '{count_word(facts.count)}'")
     parts.append(f"'Location': '{CELLS[max(range(len(CELLS)), key=lambda i: facts.cells[i])]}'")
-    if facts.borders:
-        parts.append(f"'Beside': '{max(facts.borders, key=lambda other: facts.borders[other])}'")
-    parts += [
-        f"'{INDEX_LABELS[n]}': {round(facts.indices[n], 1) + 0.0:.1f}" for n in EVIDENCE_INDICES if n in facts.indices
-    ]
+    if (beside := _beside(facts)) is not None:
+        parts.append(f"'Beside': '{beside}'")
+    parts += [f"'{INDEX_LABELS[n]}': {index_value(facts.indices[n])}" for n in EVIDENCE_INDICES if n in facts.indices]
     return "{" + ", ".join(parts) + "}"

@@ -33,6 +33,8 @@ from spex_core.mask_decoder import MaskDecoder
 from spex_core.masking import MaskingParts
 from spex_core.modeling_outputs import LandCoverPrediction, SpexOutput
 from spex_core.processing import SpexProcessor, TextBatch
+from spex_core.quoted_decoding import QuotingChoice
+from spex_core.quoted_values import Quotes
 from spex_core.weight_files import lazy_weights
 
 Explain = Literal["none", "brief", "full"]
@@ -95,6 +97,15 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             tokens = torch.cat([tokens, self.image_newline.expand(len(tokens), 1, -1)], dim=1)
         return tokens
 
+    def look(self, pixel_values: Tensor, gsd_m: Tensor | None = None) -> Tensor:
+        """What the language model reads of images, and nothing that only masks need: float ``[B, h*w, hidden]``.
+
+        Args:
+            pixel_values: As :meth:`encode_image` takes them.
+            gsd_m: As there.
+        """
+        return self.image_tokens(self.aggregator(self.encoder(self.spectral_input(pixel_values, None, gsd_m))))
+
     def read_prefix(self, prefix_ids: Tensor, image_tokens: Tensor, questions_per_tile: int) -> DynamicCache:
         """Key/value cache of system prompt and image tokens, one row per question (B * K rows, tile-major)."""
         prefix = self.language_model.embed_tokens(prefix_ids).expand(image_tokens.shape[0], -1, -1)
@@ -120,11 +131,22 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
         ).last_hidden_state
         return states
 
-    def write_answers(self, text: TextBatch, states: Tensor, cache: DynamicCache, new_tokens: int) -> WrittenAnswers:
-        """Greedy answers to questions that were read, by the checkpoint's own rule; see :func:`greedy_answers`."""
+    def write_answers(
+        self,
+        text: TextBatch,
+        states: Tensor,
+        cache: DynamicCache,
+        new_tokens: int,
+        quotes: Sequence[Quotes | None] | None = None,
+    ) -> WrittenAnswers:
+        """Greedy answers to questions that were read, by the checkpoint's own rule; see :func:`greedy_answers`.
+
+        With ``quotes``, one for each question, values in the answers are quoted from these alone.
+        """
         assert self.processor is not None
         rule = self.decoding or DecodingRule((self.processor.tokenizer.eos_token_id,))
-        return greedy_answers(self.language_model, self.text_logits, rule, text, states, cache, new_tokens)
+        quoting = None if quotes is None else QuotingChoice(quotes, self.processor.token_bytes(), rule.end_ids)
+        return greedy_answers(self.language_model, self.text_logits, rule, text, states, cache, new_tokens, quoting)
 
     def read_whole(self, text: TextBatch, image_tokens: Tensor, questions_per_tile: int) -> Tensor:
         """What :meth:`read_suffix` returns, without a shared cache: every row reads its whole prompt.

@@ -21,6 +21,7 @@ from spex_core.indices import with_either_near_infrared
 from spex_core.legend import Legend, LegendClass
 from spex_core.priors import MIN_OBJECT_PX, AttributeRecord, candidate_masks, region_attributes
 from spex_core.prompts import END_OF_TURN, PUBLISHED_DIGITS, SYSTEM_PREFIX, USER_SUFFIX, question_text, short_answer
+from spex_core.quoted_decoding import token_bytes
 from spex_core.reflectance import check_reflectance
 
 
@@ -61,6 +62,7 @@ class SpexProcessor(ProcessorMixin):
     """
 
     tokenizer: PreTrainedTokenizerBase
+    _token_bytes: list[bytes] | None = None
 
     def __init__(
         self,
@@ -197,6 +199,12 @@ class SpexProcessor(ProcessorMixin):
             answer_mask=in_answer & (column < end - 1),
             labels=torch.where(in_answer, suffix, -100),
         )
+
+    def token_bytes(self) -> list[bytes]:
+        """What each token stands for, see :func:`spex_core.quoted_decoding.token_bytes`."""
+        if self._token_bytes is None:
+            self._token_bytes = token_bytes(self.tokenizer)
+        return self._token_bytes
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of generated token ids, without special tokens."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pipeline.engine.executor import Reference
 from pipeline.engine.work import Key, Stage, Work, open_work
 from pipeline.machine.collection import collection_paused
+from pipeline.records.grid import SEEN_PX
 from pipeline.records.plan import MapPlan, Window
 from pipeline.records.windows import intersection
 from spex_core.bands import SENTINEL2_BANDS
@@ -42,11 +43,13 @@ class Sizes:
 @collection_paused()
 def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
     """Sizes of every block of a plan: float32 pixels (of all dates, where they go to the model) and pieces, int16
-    indices, uint8 counts and colours.
+    indices, uint8 counts and colours, and what words are asked with.
 
     A piece covers at most what its source reads of its target.
     """
     found = {}
+    words = plan.config.get("model", {}).get("explain", "none") != "none"
+    seen = 2 * len(SENTINEL2_BANDS) // SEEN_PX**2 if words else 0
     for position, zone in enumerate(plan.zones):
         dates = plan.date_layers(zone)
         pieces: dict[int, dict[int, int]] = {block.index: {} for block in zone.blocks}
@@ -57,7 +60,7 @@ def block_sizes(plan: MapPlan, classes: int) -> dict[Key, Sizes]:
         for block in zone.blocks:
             # The composite, and of each layer of dates the bands and the dates' numbers (uint16).
             pixels = (4 * len(SENTINEL2_BANDS) * (1 + dates) + 2 * dates) * _area(block.read_window)
-            layers = (2 * len(SPECTRAL_INDICES) + 4) * _area(block.window)
+            layers = (2 * len(SPECTRAL_INDICES) + 4 + seen) * _area(block.window)
             found[position, block.index] = Sizes(pixels, layers, pieces[block.index])
     return found
 

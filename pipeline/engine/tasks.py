@@ -20,6 +20,7 @@ from pipeline.machine import pixel_loops
 from pipeline.machine.addresses import without_secrets
 from pipeline.machine.memory import ProcessMemory, process_memory
 from pipeline.mapstore.index_cells import INDEX_NODATA, INDEX_SCALE, cell_means
+from pipeline.mapstore.seen_image import seen_image
 from pipeline.mapstore.store import RunStore
 from pipeline.mapstore.unfamiliar_cells import cell_scores
 from pipeline.planning.software import check_worker
@@ -57,6 +58,8 @@ class ZoneContext:
     """The plan's versions of what can change a pixel; a process with others refuses to work."""
     familiarity: Familiarity | None = None
     """What the model was trained on, where the map says how unlike it is."""
+    seen: bool = False
+    """Whether the store keeps what a model sees when it is to speak about the map."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class ReadLayers:
     """Red, green and blue for a screen, ``[3, h, w]``; 0: not observed."""
     unfamiliar: npt.NDArray[np.uint8] | None = None
     """Scores of cells, see :mod:`pipeline.mapstore.unfamiliar_cells`."""
+    seen: npt.NDArray[np.int16] | None = None
+    """See :mod:`pipeline.mapstore.seen_image`."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +168,8 @@ def read_block(context: ZoneContext, block: Block) -> tuple[FloatArray | DatedPi
     reflectance = composite.reflectance[(slice(None), *own)]
     counts = np.ascontiguousarray(composite.valid_count[own])
     unfamiliar = None if context.familiarity is None else cell_scores(context.familiarity, reflectance)
-    layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance), unfamiliar)
+    seen = seen_image(reflectance) if context.seen else None
+    layers = ReadLayers(scaled_indices(reflectance), counts, true_color(reflectance), unfamiliar, seen)
     problems = tuple(map(without_secrets, composite.problems))
     report = ReadReport(not composite.valid_count.any(), problems, bool(composite.unread), process_memory())
     pixels = composite.reflectance if composite.dated is None else composite.dated
@@ -193,5 +199,6 @@ def finish_block(context: ZoneContext, block: Block, layers: ReadLayers, *pieces
         cell_means(final.landcover, layers.indices, context.legend.codes),
         None if layers.truecolor is None else np.where(mask, layers.truecolor, np.uint8(0)),
         layers.unfamiliar,
+        layers.seen,
     )
     return BlockReport(digest, float(np.mean(final.landcover != context.legend.nodata)), process_memory())

@@ -19,23 +19,24 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.speaker import Speaker
 from pipeline.explain.statistics import RegionStatistics, ZoneLayers
-from pipeline.explain.views import Depth, Place, View, choose_views, region_codes, zone_of
-from pipeline.records.plan import Window
+from pipeline.explain.view_facts import MeasuredView, measure_view
+from pipeline.explain.views import Depth, Place, View, choose_views, zone_of
 from pipeline.settings.model import TEXT_CLASSES
 from spex_core.answer_check import Claim, check_facts
-from spex_core.label_facts import ClassFacts, class_facts
+from spex_core.asked_images import AskedImage
+from spex_core.label_facts import ClassFacts
 from spex_core.legend import Legend
 
 ASKED_SHARE = 0.05
 """Share of a view from which a class is asked about."""
 ABSENT_SHARE = 0.001
 """A class may be called absent from a whole region below this share of it."""
-WORDS_VERSION = 1
+WORDS_VERSION = 2
 """Rises when the same region is asked or checked otherwise."""
 
 FloatArray = npt.NDArray[np.float32]
-ReadWindow = Callable[[int, Window], FloatArray]
-"""EPSG code of a zone and a window of its grid → its composite, float32 ``[10, h, w]``."""
+ReadImage = Callable[[View], FloatArray]
+"""A view → its composite as the model is to see it, float32 ``[10, h, w]``."""
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,40 @@ def place_text(place: Place, side_m: float) -> str:
     """What a view shows, for people."""
     if place in ("whole", "overview"):
         return "of the sub-region"
+    if place == "part":
+        return "of its larger part, in one UTM zone"
     return f"of its most {place} square of {side_m / 1000:.1f} km"
 
 
-def words_of(
+@dataclass(frozen=True)
+class RegionQuestions:
+    """A sub-region, and what a model is asked about it."""
+
+    region: RegionStatistics
+    views: tuple[AskedView, ...]
+
+
+@dataclass(frozen=True)
+class AskedView:
+    """One image of it, the classes that are asked about, and the facts that answers are held to."""
+
+    view: View
+    side_m: float
+    codes: tuple[int, ...]
+    facts: tuple[ClassFacts, ...]
+    image: AskedImage
+
+
+def questions_of(
     region: RegionStatistics,
     geometry: BaseGeometry,
     zones: Sequence[ZoneLayers],
     legend: Legend,
     depth: Depth,
     speaker: Speaker,
-    read: ReadWindow,
-) -> RegionWords:
-    """Asks about one sub-region and checks the answers.
+    read: ReadImage,
+) -> RegionQuestions:
+    """What is asked about one sub-region.
 
     Args:
         region: Its statistics.
@@ -157,39 +179,58 @@ def words_of(
         zones: Of the map.
         legend: Classes of the map.
         depth: How much is asked.
-        speaker: Who answers.
-        read: Reads the composite of a window again.
+        speaker: Who is to answer.
+        read: Gives the image of a view.
 
     Raises:
         ReadError: A composite cannot be read.
         StoreError: The map cannot be read.
     """
     zone = zone_of(geometry, zones)
+    part = geometry.intersection(zone.geometry)
     shares = {c.code: c.share for c in region.classes}
-    sentences: list[ModelSentence] = []
+    nouns = {entry.code: entry.noun for entry in legend}
+    views: list[AskedView] = []
     for view in choose_views(geometry, shares, zone, legend, depth):
-        codes = region_codes(geometry.intersection(zone.geometry), zone.reader, zone.grid, view.window, legend)
-        asked = asked_classes(codes, shares, legend, region.id if not sentences else None)
-        if not asked:
+        measured = measure_view(view, part, zone, legend)
+        codes = asked_classes(measured, shares, legend, None if views else region.id)
+        if not codes:
             continue
-        pixels = read(view.epsg, view.window)
-        facts = {code: facts_of(code, codes, pixels, legend) for code in asked}
-        nouns = {entry.code: entry.noun for entry in legend}
-        questions = [speaker.question(nouns[code], facts[code]) for code in asked]
+        facts = tuple(measured.facts(code, legend) for code in codes)
+        questions = tuple(speaker.question(nouns[code], found) for code, found in zip(codes, facts, strict=True))
         step = zone.grid.resolution_m
-        answers = speaker.answers(block_means(pixels, view.factor), step * view.factor, questions)
-        for code, answer in zip(asked, answers, strict=True):
-            side = view.window.height * step
-            sentences += judged(answer, code, nouns[code], facts[code], shares.get(code, 0.0), view, side)
-    return RegionWords(tuple(sentences))
+        image = AskedImage(read(view), step * view.factor, questions)
+        views.append(AskedView(view, view.window.height * step, tuple(codes), facts, image))
+    return RegionQuestions(region, tuple(views))
+
+
+def words_of(asked: Sequence[RegionQuestions], legend: Legend, speaker: Speaker) -> list[RegionWords]:
+    """Asks about some sub-regions at once and checks the answers.
+
+    Args:
+        asked: What is asked; answers may depend on what is asked beside, in their last bits.
+        legend: Classes of the map.
+        speaker: Who answers.
+    """
+    nouns = {entry.code: entry.noun for entry in legend}
+    answers = iter(speaker.answers([view.image for questions in asked for view in questions.views]))
+    said = []
+    for questions in asked:
+        shares = {c.code: c.share for c in questions.region.classes}
+        sentences: list[ModelSentence] = []
+        for seen in questions.views:
+            for code, facts, answer in zip(seen.codes, seen.facts, next(answers), strict=True):
+                share = shares.get(code, 0.0)
+                sentences += judged(answer, code, nouns[code], facts, share, seen.view, seen.side_m)
+        said.append(RegionWords(tuple(sentences)))
+    return said
 
 
 def asked_classes(
-    codes: npt.NDArray[np.uint8], shares: dict[int, float], legend: Legend, absent_for: str | None
+    measured: MeasuredView, shares: dict[int, float], legend: Legend, absent_for: str | None
 ) -> list[int]:
     """Classes of a view by share, largest first, and for one region id a class that the region has not."""
-    counts = np.bincount(codes.ravel(), minlength=256)
-    mapped = sum(int(counts[code]) for code in legend.codes)
+    counts, mapped = measured.counts, measured.mapped(legend)
     if not mapped:
         return []
     here = [code for code in legend.codes if counts[code] >= ASKED_SHARE * mapped]
@@ -198,12 +239,6 @@ def asked_classes(
     if absent_for is not None and absent:
         asked.append(absent[zlib.crc32(absent_for.encode()) % len(absent)])
     return asked
-
-
-def facts_of(code: int, codes: npt.NDArray[np.uint8], pixels: FloatArray, legend: Legend) -> ClassFacts:
-    """What the map says of a class in a window, at its own resolution."""
-    others = {entry.noun: codes == entry.code for entry in legend if entry.code != code}
-    return class_facts(codes == code, pixels, others, codes != legend.nodata)
 
 
 def judged(
@@ -237,18 +272,6 @@ def judged(
         printed += [text] if fit else []
         said.append(ModelSentence(code, view.place, side_m, text, told, fit))
     return said
-
-
-def block_means(pixels: FloatArray, factor: int) -> FloatArray:
-    """Means of square blocks of what was measured; NaN where nothing was. Sides are multiples of the factor."""
-    if factor == 1:
-        return pixels
-    bands, height, width = pixels.shape
-    blocks = pixels.reshape(bands, height // factor, factor, width // factor, factor)
-    known = np.isfinite(blocks)
-    count = known.sum((2, 4))
-    total = np.where(known, blocks, 0).sum((2, 4), dtype=np.float64)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
 
 
 def words_document(words: RegionWords) -> list[dict[str, Any]]:

@@ -6,23 +6,25 @@ use.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.explain.views import Depth
 from pipeline.predict.classifier import fill_invalid
 from pipeline.predict.word_model import without_bars
 from pipeline.settings.model import INDEX_RULES
 from pipeline.settings.run_file import RunConfig
-from spex_core.bands import BANDS, SENTINEL2_BANDS
+from spex_core.asked_images import AskedImage, ImageQuestion
+from spex_core.bands import SENTINEL2_BANDS
 from spex_core.checkpoints import checkpoint_fingerprint, resolve_checkpoint
 from spex_core.label_facts import ClassFacts
-from spex_core.map_prompts import map_question
+from spex_core.map_prompts import map_question, map_quotes
 
-FloatArray = npt.NDArray[np.float32]
+IMAGES_PER_PASS = 8
+"""Images whose questions are answered together."""
 
 
 class Speaker(Protocol):
@@ -31,17 +33,15 @@ class Speaker(Protocol):
     fingerprint: str
     """Of what it answers with."""
 
-    def question(self, noun: str, facts: ClassFacts) -> str:
-        """The question about one class of a map."""
+    def question(self, noun: str, facts: ClassFacts) -> ImageQuestion:
+        """The question about one class of a map, and what its answer may quote."""
         ...
 
-    def answers(self, reflectance: FloatArray, pixel_m: float, questions: Sequence[str]) -> list[str]:
-        """One answer each.
+    def answers(self, images: Sequence[AskedImage]) -> list[list[str]]:
+        """One answer to each question about each image.
 
         Args:
-            reflectance: float32 ``[10, H, W]``, NaN where there is no measurement; sides multiples of 32.
-            pixel_m: Side of a pixel, metres.
-            questions: At least one.
+            images: NaN where there is no measurement; sides multiples of 32. At least one question each.
         """
         ...
 
@@ -83,36 +83,35 @@ class ModelSpeaker:
         self._model, self._depth = model, depth
         self.fingerprint = fingerprint
 
-    def question(self, noun: str, facts: ClassFacts) -> str:
-        """See :meth:`Speaker.question`: as the checkpoint was taught, about objects alone or about a map."""
+    def question(self, noun: str, facts: ClassFacts) -> ImageQuestion:
+        """See :meth:`Speaker.question`: as the checkpoint was taught, about objects alone or about a map.
+
+        Only an answer about a map is held to its question: of objects alone none of the numbers is of the class.
+        """
         processor = self._model.processor
         if self._model.config.map_questions:
-            return str(processor.asked(map_question(noun, facts)))
-        return str(
-            processor.asked_about(noun, [found.record for found in facts.objects[: processor.attribute_records]])
-        )
+            return ImageQuestion(processor.asked(map_question(noun, facts)), map_quotes(noun, facts))
+        records = [found.record for found in facts.objects[: processor.attribute_records]]
+        return ImageQuestion(processor.asked_about(noun, records))
 
-    def answers(self, reflectance: FloatArray, pixel_m: float, questions: Sequence[str]) -> list[str]:
-        """See :meth:`Speaker.answers`."""
-        import torch
-
+    def answers(self, images: Sequence[AskedImage]) -> list[list[str]]:
+        """See :meth:`Speaker.answers`. Images of one size are answered together, in the order given."""
+        from spex_core.image_answers import answer_images
         from spex_core.modeling import NEW_TOKENS
 
-        model = self._model
-        pixels = fill_invalid(np.ascontiguousarray(reflectance))
-        if pixels is None:
-            return [""] * len(questions)
-        if not model.config.band_encoding:  # takes the ten bands at 10 m, and nothing else
-            pixels = np.nan_to_num(pixels)
-        sampling = torch.tensor([[max(pixel_m, band.gsd_m) for band in BANDS]])
-        with torch.inference_mode():
-            given = torch.from_numpy(pixels)[None]
-            vision = model.encode_image(given, None, sampling if model.config.band_encoding else None)
-            text = model.processor.encode(questions, None)
-            room = model.config.text.max_position_embeddings - NEW_TOKENS[self._depth]
-            if text.prefix_ids.numel() + vision.image_tokens.shape[1] + text.suffix_ids.shape[1] > room:
-                return [""] * len(questions)
-            cache = model.read_prefix(text.prefix_ids, vision.image_tokens, len(questions))
-            states = model.read_suffix(text, cache)
-            said = model.write_answers(text, states, cache, NEW_TOKENS[self._depth])
-        return [str(answer) for answer in said.texts(model.processor.decode)]
+        said = [[""] * len(image.questions) for image in images]
+        groups: dict[tuple[int, ...], list[tuple[int, AskedImage]]] = {}
+        for place, image in enumerate(images):
+            pixels = fill_invalid(np.ascontiguousarray(image.pixels))
+            if pixels is None:
+                continue
+            if not self._model.config.band_encoding:  # takes the ten bands at 10 m, and nothing else
+                pixels = np.nan_to_num(pixels)
+            groups.setdefault(pixels.shape, []).append((place, dataclasses.replace(image, pixels=pixels)))
+        for group in groups.values():
+            for first in range(0, len(group), IMAGES_PER_PASS):
+                together = group[first : first + IMAGES_PER_PASS]
+                found = answer_images(self._model, [image for _, image in together], NEW_TOKENS[self._depth])
+                for (place, _), answers in zip(together, found, strict=True):
+                    said[place] = answers
+        return said

@@ -1,9 +1,8 @@
 """Which images a model sees of a sub-region when it is to speak about it: few, and chosen by a stated rule.
 
-A region of no more than :data:`VIEW_PX` on a side is seen whole. Of a larger one the model sees its most typical
-square of that side and, with ``full``, its most unusual one: those whose shares of classes differ least and most from
-the region's. One of at most :data:`COARSEST` times that side is seen as an overview besides, by block means (20 or 30
-m from 10 m), as coarse as the model was trained for; a larger one would have to be read a second time as a whole.
+A region of no more than :data:`WHOLE_PX` on a side is seen whole, by block means: 20 m from 10 m, or 40. Of a larger
+one the model sees an overview, as coarse as it must be, and, with ``full``, its most typical and its most unusual
+square: those whose shares of classes differ least and most from the region's.
 """
 
 from __future__ import annotations
@@ -19,21 +18,27 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.explain.statistics import LayerReader, ZoneLayers
-from pipeline.records.grid import grid_window, project, region_mask
+from pipeline.records.grid import SEEN_PX, grid_window, project, region_mask
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.windows import intersection, slices
 from spex_core.legend import Legend
 
 VIEW_PX = 256
-"""Side of an image that the model sees."""
-COARSEST = 3
-"""Pixels of the map under one of an overview, per side."""
+"""Side of an image that the model sees, at most."""
+WHOLE_PX = 768
+"""Side of a region that is seen whole."""
+SQUARE_PX = 256
+"""Side of a square of a larger one, pixels of the map."""
+_STEP_PX = 32
+"""Sides of images are multiples of it."""
 MAX_SQUARES = 400
 """Squares of a region that are compared; of more, every n-th."""
 _FILLED = 0.5
 """Share of a square that must be mapped and in the region."""
+_ALL = 0.98
+"""Share of a region in one zone from which the rest is not worth a word."""
 
-Place = Literal["whole", "typical", "unusual", "overview"]
+Place = Literal["whole", "part", "typical", "unusual", "overview"]
 Depth = Literal["brief", "full"]
 
 
@@ -44,7 +49,7 @@ class View:
     place: Place
     epsg: int
     window: Window
-    """Of the zone's grid, a square; may lie partly outside of it."""
+    """Of the zone's grid, a square that begins at a multiple of the factor; may lie partly outside of it."""
     factor: int
     """Pixels of the map under one of the image, per side."""
 
@@ -64,7 +69,7 @@ def choose_views(
         shares: Class code → share of the region's mapped area.
         zone: See :func:`zone_of`.
         legend: Classes of the map.
-        depth: ``brief``: one image; ``full``: at most three.
+        depth: ``brief``: one image; ``full``: three of a larger region.
     """
     grid = zone.grid
     part = geometry.intersection(zone.geometry)
@@ -77,17 +82,18 @@ def choose_views(
     bounds = intersection(Window(row, col, row_end - row, col_end - col), grid_window(grid))
     if bounds is None:
         return ()
-    factor = math.ceil(max(bounds.height, bounds.width) / VIEW_PX)
-    if factor == 1:
-        return (View("whole", grid.epsg, _around(bounds, VIEW_PX), 1),)
-    squares = _squares(part, shares, zone.reader, grid, bounds, legend)
-    views = []
+    side = max(bounds.height, bounds.width)
+    factor = SEEN_PX * math.ceil(side / (SEEN_PX * VIEW_PX))
+    around = _around(bounds, factor)
+    within: Place = "whole" if part.area >= _ALL * geometry.area else "part"
+    if side <= WHOLE_PX:
+        return (View(within, grid.epsg, around, factor),)
+    views = [View("overview" if within == "whole" else "part", grid.epsg, around, factor)]
+    squares = _squares(part, shares, zone.reader, grid, bounds, legend) if depth == "full" else []
     if squares:
-        views.append(View("typical", grid.epsg, min(squares, key=lambda square: square[0])[1], 1))
-        if depth == "full" and len(squares) > 1:
-            views.append(View("unusual", grid.epsg, max(reversed(squares), key=lambda square: square[0])[1], 1))
-    if factor <= COARSEST and (depth == "full" or not views):
-        views.insert(0, View("overview", grid.epsg, _around(bounds, VIEW_PX * factor), factor))
+        views.append(View("typical", grid.epsg, min(squares, key=lambda square: square[0])[1], SEEN_PX))
+    if len(squares) > 1:
+        views.append(View("unusual", grid.epsg, max(reversed(squares), key=lambda square: square[0])[1], SEEN_PX))
     return tuple(views)
 
 
@@ -111,22 +117,28 @@ def _squares(
     legend: Legend,
 ) -> list[tuple[float, Window]]:
     """Squares that lie mostly in the region, row by row, with how much their shares differ from the region's."""
+    row, col = (start // SEEN_PX * SEEN_PX for start in (bounds.row, bounds.col))
     corners = [
-        (bounds.row + down, bounds.col + across)
-        for down in range(0, bounds.height, VIEW_PX)
-        for across in range(0, bounds.width, VIEW_PX)
+        (row + down, col + across)
+        for down in range(0, bounds.height, SQUARE_PX)
+        for across in range(0, bounds.width, SQUARE_PX)
     ]
     found = []
     for row, col in corners[:: math.ceil(len(corners) / MAX_SQUARES)]:
-        window = Window(row, col, VIEW_PX, VIEW_PX)
+        window = Window(row, col, SQUARE_PX, SQUARE_PX)
         counts = np.bincount(region_codes(geometry, reader, grid, window, legend).ravel(), minlength=256)
         mapped = int(sum(counts[code] for code in legend.codes))
-        if mapped < _FILLED * VIEW_PX**2:
+        if mapped < _FILLED * SQUARE_PX**2:
             continue
         found.append((math.fsum(abs(counts[code] / mapped - shares.get(code, 0.0)) for code in legend.codes), window))
     return found
 
 
-def _around(bounds: Window, side: int) -> Window:
-    """A square around the middle of a window."""
-    return Window(bounds.row - (side - bounds.height) // 2, bounds.col - (side - bounds.width) // 2, side, side)
+def _around(bounds: Window, factor: int) -> Window:
+    """The square of whole pixels of an image around a window, as large as images are made."""
+    row, col = bounds.row // factor * factor, bounds.col // factor * factor
+    reach = max(bounds.row + bounds.height - row, bounds.col + bounds.width - col)
+    side = math.ceil(reach / (_STEP_PX * factor)) * _STEP_PX * factor
+    up = (side - (bounds.row + bounds.height - row)) // (2 * factor) * factor
+    left = (side - (bounds.col + bounds.width - col)) // (2 * factor) * factor
+    return Window(row - up, col - left, side, side)

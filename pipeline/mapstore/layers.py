@@ -12,25 +12,32 @@ from zarr.codecs import ZstdCodec
 
 from pipeline.mapstore import unfamiliar_cells
 from pipeline.mapstore.index_cells import CELL_PX, INDEX_NODATA
+from pipeline.mapstore.seen_image import SEEN_NODATA
 from pipeline.predict.stitch import CONFIDENCE_NODATA
+from pipeline.records.grid import SEEN_PX
 from pipeline.records.plan import Window, ZonePlan
+from spex_core.bands import SENTINEL2_BANDS
 from spex_core.familiarity import UNKNOWN
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.legend import Legend
 
-LayerName = Literal["scores", "landcover", "confidence", "valid_count", "index_means", "unfamiliar", "truecolor"]
+LayerName = Literal[
+    "scores", "landcover", "confidence", "valid_count", "index_means", "unfamiliar", "truecolor", "seen"
+]
 LAYERS: tuple[LayerName, ...] = ("scores", "landcover", "confidence", "valid_count", "index_means")
 """Arrays that make the map, in the order of the block's sha256."""
 UNFAMILIAR: LayerName = "unfamiliar"
 """Of runs whose checkpoint says what it was trained on; where it is, it makes the map and is last in the sha256."""
 PICTURE: LayerName = "truecolor"
 """The image below the map, beside them: stores of earlier versions lack it, and no number depends on it."""
+SEEN: LayerName = "seen"
+"""The composite, coarser, of runs that were asked for words when they began; as little part of the map."""
 METADATA = "zarr.json"
 _ZSTD_LEVEL = 1
 """Half the time of level 3 for one percent more bytes."""
 
 
-_CELLS: Mapping[LayerName, int] = {"index_means": CELL_PX, UNFAMILIAR: unfamiliar_cells.CELL_PX}
+_CELLS: Mapping[LayerName, int] = {"index_means": CELL_PX, UNFAMILIAR: unfamiliar_cells.CELL_PX, SEEN: SEEN_PX}
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,9 @@ class ChunkFiles:
         return f"{self._folder}/{window.row // self._size}/{window.col // self._size}"
 
 
-def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend, *, unfamiliar: bool = False) -> None:
+def create_zone(
+    root: Any, zone: ZonePlan, block_px: int, legend: Legend, *, unfamiliar: bool = False, seen: bool = False
+) -> None:
     """Makes the arrays of a zone, one chunk per block, in a Zarr group named by its EPSG code."""
     classes, grid = len(legend), zone.grid
     layers: dict[LayerName, _Layer] = {
@@ -82,6 +91,8 @@ def create_zone(root: Any, zone: ZonePlan, block_px: int, legend: Legend, *, unf
     if unfamiliar:
         layers[UNFAMILIAR] = _Layer("uint8", (), ("cell_y", "cell_x"), UNKNOWN)
     layers[PICTURE] = _Layer("uint8", (3,), ("band", "y", "x"), 0)
+    if seen:
+        layers[SEEN] = _Layer("int16", (len(SENTINEL2_BANDS),), ("band", "cell_y", "cell_x"), SEEN_NODATA)
     group = root.create_group(
         str(grid.epsg),
         attributes={"crs": f"EPSG:{grid.epsg}", "left": grid.left, "top": grid.top, "resolution_m": grid.resolution_m},

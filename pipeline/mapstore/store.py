@@ -31,6 +31,7 @@ from pipeline.mapstore.journal import BlockFinished, BlockKey, JournalState, Jou
 from pipeline.mapstore.layers import (
     LAYERS,
     PICTURE,
+    SEEN,
     UNFAMILIAR,
     LayerName,
     cell_px,
@@ -71,7 +72,9 @@ class RunStore:
         self._zones: dict[int, ZoneStore] = {}
 
     @classmethod
-    def create(cls, folder: str | Path, plan: MapPlan, legend: Legend, *, unfamiliar: bool = False) -> Self:
+    def create(
+        cls, folder: str | Path, plan: MapPlan, legend: Legend, *, unfamiliar: bool = False, seen: bool = False
+    ) -> Self:
         """Makes the folder of a run, or reopens it if it belongs to the same plan.
 
         What may differ between two runs of one id (links, names, colours) is the newer one's; blocks stay.
@@ -81,6 +84,7 @@ class RunStore:
             plan: Its plan.
             legend: Classes of the map.
             unfamiliar: Whether blocks come with scores of how unlike the training they are.
+            seen: Whether blocks come with what a model sees when it is to speak about them.
 
         Raises:
             StoreError: The folder holds another plan, or damaged state.
@@ -101,7 +105,8 @@ class RunStore:
             root = zarr.open_group(folder / "scores.zarr", mode="w", zarr_format=3)
             root.attrs.update({"schema": STORE_SCHEMA, "run_id": plan.run_id, "legend": legend.to_dict()})
             for zone in plan.zones:
-                create_zone(root, zone, int(plan.config["tiling"]["block_px"]), legend, unfamiliar=unfamiliar)
+                block_px = int(plan.config["tiling"]["block_px"])
+                create_zone(root, zone, block_px, legend, unfamiliar=unfamiliar, seen=seen)
             root.attrs.update({"metadata_sha256": metadata_digests(store.zarr_path)})
             write_plan(plan, folder / "plan.json")  # last: a folder with a plan has a complete structure
         except OSError as error:
@@ -182,6 +187,7 @@ class RunStore:
         index_means: npt.NDArray[np.int16],
         truecolor: npt.NDArray[np.uint8] | None = None,
         unfamiliar: npt.NDArray[np.uint8] | None = None,
+        seen: npt.NDArray[np.int16] | None = None,
     ) -> str:
         """Writes all layers of one block and flushes them to disk; writing again replaces.
 
@@ -193,6 +199,7 @@ class RunStore:
             index_means: int16 ``[I, K, rows, columns]``, see :mod:`pipeline.mapstore.index_cells`.
             truecolor: uint8 ``[3, h, w]``, see :mod:`pipeline.imagery.true_color`; no part of the sha256.
             unfamiliar: uint8 ``[rows, columns]``, see :mod:`pipeline.mapstore.unfamiliar_cells`; if kept.
+            seen: int16 ``[10, h / 2, w / 2]``, see :mod:`pipeline.mapstore.seen_image`; if kept, no part of the sha256.
 
         Returns:
             sha256 (hex) over all layers, for the journal.
@@ -216,6 +223,8 @@ class RunStore:
         written = dict(values)
         if truecolor is not None and zone.has(PICTURE):
             written[PICTURE] = truecolor
+        if seen is not None and zone.has(SEEN):
+            written[SEEN] = seen
         for name, value in written.items():
             array = zone.array(name)
             cell = cell_px(name)

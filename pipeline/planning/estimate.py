@@ -12,7 +12,7 @@ from pyproj import Transformer
 
 from pipeline.planning.footprints import footprint, scenes_per_window
 from pipeline.planning.rates import Rates, local_actors
-from pipeline.records.grid import INDEX_CELL_PX
+from pipeline.records.grid import INDEX_CELL_PX, SEEN_PX
 from pipeline.records.plan import MapPlan, ZonePlan
 from pipeline.records.region import Region
 from pipeline.records.scene import Scene
@@ -222,7 +222,10 @@ def disk_use(plan: MapPlan, classes: int, finished: Container[tuple[int, int]] =
     pixels = [sum(block.window.height * block.window.width for block in zone.blocks) for zone in plan.zones]
     # A byte each: the classes' scores, class, confidence, count and three colours; two: a class's mean index in a cell.
     indices = 2 * len(SPECTRAL_INDICES) * classes / INDEX_CELL_PX**2
-    store = stored * (classes + 6 + indices) * STORED_SHARE
+    # Two for each band of the coarser composite that words are asked with.
+    words = plan.config.get("model", {}).get("explain", "none") != "none"
+    seen = 2 * len(SENTINEL2_BANDS) / SEEN_PX**2 if words else 0
+    store = stored * (classes + 6 + indices + seen) * STORED_SHARE
     # Bands of the largest file: the colours, or the scores where they are asked for.
     bands = max(3, classes if plan.config.get("publish", {}).get("scores") else 0)
     least = bands * max(pixels) * DRAFT_BYTES_PER_PIXEL

@@ -29,6 +29,8 @@ DENSIFY_DEGREES = 0.01
 """Longest edge kept straight. A lon/lat edge of 0.01 degrees bends by less than 0.1 m in UTM below 84 degrees."""
 INDEX_CELL_PX = 8
 """Side of the cells over which a map's spectral indices are kept as means."""
+SEEN_PX = 2
+"""Pixels of a map, per side, under one of the images in which a model sees it when it is to speak about it."""
 SNAP_TOLERANCE_PX = 1e-3
 """An edge this close to a pixel border counts as on it: 1 cm of a 10 m pixel, the precision of 7-decimal GeoJSON."""
 

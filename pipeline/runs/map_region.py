@@ -21,6 +21,7 @@ from pipeline.machine.preflight import require_local_ray
 from pipeline.machine.progress import Progress
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.mapstore.journal import JournalState, RunEnded, RunStarted
+from pipeline.mapstore.layers import SEEN
 from pipeline.mapstore.output_folders import map_lock, run_lock
 from pipeline.mapstore.store import PLAN_FILE, RunStore, run_folder
 from pipeline.outputs.output_folder import check_output
@@ -35,7 +36,7 @@ from pipeline.runs.emptiness import EMPTY_STATUS, is_empty, refuse_empty, unfini
 from pipeline.runs.finished import earlier_result, map_name, of_earlier_layout, write_result
 from pipeline.runs.preparation import prepare_run
 from pipeline.runs.region_texts import RegionTexts
-from pipeline.settings.model import gpu_number
+from pipeline.settings.model import gpu_number, text_questions
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import asset_door
 from spex_core.errors import SpexError
@@ -69,7 +70,13 @@ def map_region(config: RunConfig, progress: Progress, evaluate: Evaluate | None 
         if cleaned and evaluate is None and (earlier := earlier_result(prepared, folder)) is not None:
             progress.say(ALL_THERE)
             return earlier
-        store = RunStore.create(folder, prepared.plan, prepared.legend, unfamiliar=bool(prepared.familiarity[0]))
+        store = RunStore.create(
+            folder,
+            prepared.plan,
+            prepared.legend,
+            unfamiliar=bool(prepared.familiarity[0]),
+            seen=text_questions(config.model, 1)[0] > 0,
+        )
         if not (to_do := unfinished(prepared, before := store.state())):
             refuse_empty(prepared, before)
         # What is not in the store any more cannot be compared with a reference.
@@ -209,6 +216,7 @@ def zone_contexts(prepared: Prepared, store: RunStore) -> tuple[ZoneContext, ...
             door=door,
             software=prepared.plan.software,
             familiarity=prepared.familiarity[0],
+            seen=store.zone(zone.grid.epsg).has(SEEN),
         )
         for zone in prepared.plan.zones
     )

@@ -12,17 +12,19 @@ import shapely
 from pipeline.explain.region_words import (
     Spoken,
     asked_classes,
-    block_means,
+    questions_of,
     read_words,
     words_document,
     words_of,
 )
 from pipeline.explain.statistics import ZoneLayers, map_statistics
-from pipeline.explain.views import COARSEST, VIEW_PX, choose_views
+from pipeline.explain.view_facts import MeasuredView, measure_view
+from pipeline.explain.views import WHOLE_PX, View, choose_views
 from pipeline.records.grid import INDEX_CELL_PX, grid_window, unproject, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.windows import slices
 from pipeline.runs.region_texts import kept_words
+from spex_core.asked_images import AskedImage, ImageQuestion
 from spex_core.indices import SPECTRAL_INDICES
 from spex_core.label_facts import ClassFacts
 from spex_core.legend import Legend
@@ -66,20 +68,20 @@ class Says:
     def __init__(self, answers: dict[str, str]) -> None:
         self.said, self.asked = answers, 0
 
-    def question(self, noun: str, facts: ClassFacts) -> str:
-        return noun
+    def question(self, noun: str, facts: ClassFacts) -> ImageQuestion:
+        return ImageQuestion(noun)
 
-    def answers(self, reflectance: np.ndarray, pixel_m: float, questions: Sequence[str]) -> list[str]:
-        assert reflectance.shape == (10, VIEW_PX, VIEW_PX)
-        self.asked += len(questions)
-        return [self.said.get(noun, "") for noun in questions]
+    def answers(self, images: Sequence[AskedImage]) -> list[list[str]]:
+        self.asked += sum(len(image.questions) for image in images)
+        return [[self.said.get(question.text, "") for question in image.questions] for image in images]
 
 
 def told(codes: np.ndarray, speaker: Says, depth: str = "full"):  # type: ignore[no-untyped-def]
     zone = a_zone(codes)
     region = map_statistics("m", [], [zone], LEGEND).overall
-    pixels = lambda _, window: np.full((10, window.height, window.width), 0.1, np.float32)  # noqa: E731
-    return region, words_of(region, zone.geometry, [zone], LEGEND, depth, speaker, pixels)  # type: ignore[arg-type]
+    pixels = lambda view: np.full((10, *[view.window.height // view.factor] * 2), 0.1, np.float32)  # noqa: E731
+    asked = questions_of(region, zone.geometry, [zone], LEGEND, depth, speaker, pixels)  # type: ignore[arg-type]
+    return region, words_of([asked], LEGEND, speaker)[0]
 
 
 def half_and_half(side: int = 120) -> np.ndarray:
@@ -121,36 +123,56 @@ def test_an_absent_class_is_asked_about_once_and_may_be_called_absent() -> None:
     assert "absent" in {claim.kind for claim in words.claims}
 
 
-@pytest.mark.parametrize(("side", "places"), [
-    (100, ("whole",)), (300, ("overview", "typical", "unusual")), (VIEW_PX * COARSEST + 60, ("typical", "unusual")),
-])  # fmt: skip
-def test_views_follow_the_rule(side: int, places: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("side", "places", "factor"),
+    [
+        (100, ("whole",), 2),
+        (513, ("whole",), 4),
+        (WHOLE_PX, ("whole",), 4),
+        (WHOLE_PX + 60, ("overview", "typical", "unusual"), 4),
+        (2100, ("overview", "typical", "unusual"), 10),
+    ],
+)
+def test_views_follow_the_rule(side: int, places: tuple[str, ...], factor: int) -> None:
     codes = np.full((side, side), 10, np.uint8)
-    codes[: VIEW_PX // 2, : VIEW_PX // 2] = 80
+    codes[: side // 5, : side // 5] = 80
     codes[-40:] = 30
     zone = a_zone(codes)
-    shares = {10: float((codes == 10).mean()), 80: float((codes == 80).mean()), 30: float((codes == 30).mean())}
+    shares = {code: float((codes == code).mean()) for code in (10, 80, 30)}
     views = choose_views(zone.geometry, shares, zone, LEGEND, "full")
-    expected = places if side != 300 else places[: len(views)]
-    assert tuple(view.place for view in views) == expected
-    assert all(view.window.height == view.window.width == VIEW_PX * view.factor for view in views)
+    assert tuple(view.place for view in views) == places
+    assert views[0].factor == factor
+    first = views[0].window
+    assert first.row <= 0
+    assert first.row + first.height >= side
+    for view in views:
+        assert view.window.height == view.window.width
+        assert (view.window.row % view.factor, view.window.col % view.factor) == (0, 0)
+        assert view.window.height % (32 * view.factor) == 0
+        assert view.window.height // view.factor <= 288
     assert len({view.window for view in views}) == len(views)
     assert len(choose_views(zone.geometry, shares, zone, LEGEND, "brief")) == 1
+
+
+def test_amounts_of_an_overview_are_of_every_pixel() -> None:
+    rng = np.random.default_rng(1)
+    codes = rng.choice(np.array([10, 80], np.uint8), (1600, 1600), p=[0.7, 0.3])
+    codes[:100] = 0
+    zone = a_zone(codes)
+    view = View("overview", zone.grid.epsg, Window(0, 0, 1792, 1792), 8)
+    measured = measure_view(view, zone.geometry, zone, LEGEND)
+    known = int((codes != 0).sum())
+    assert measured.codes.shape == (896, 896)
+    assert measured.mapped(LEGEND) == known
+    assert measured.facts(80, LEGEND).share == int((codes == 80).sum()) / known
 
 
 def test_nothing_is_asked_where_nothing_was_mapped() -> None:
     speaker = Says({})
     _, words = told(np.zeros((64, 64), np.uint8), speaker)
     assert (words.sentences, speaker.asked) == ((), 0)
-    assert asked_classes(np.zeros((4, 4), np.uint8), {}, LEGEND, "a") == []
-
-
-def test_means_of_blocks_leave_out_what_nobody_saw() -> None:
-    pixels = np.arange(16, dtype=np.float32).reshape(1, 4, 4)
-    pixels[0, :2, :2] = np.nan
-    pixels[0, 0, 2] = np.nan
-    assert np.isnan(block_means(pixels, 2)[0, 0, 0])
-    assert block_means(pixels, 2)[0, 0, 1] == pytest.approx((3 + 6 + 7) / 3)
+    nothing = MeasuredView(np.zeros((4, 4), np.uint8), np.zeros(256, np.int64), {})
+    assert asked_classes(nothing, {}, LEGEND, "a") == []
 
 
 @pytest.mark.parametrize("line", ["", "{", "[]", '{"key": "a"}', '{"key": "a", "words": [{"code": 1}]}'])
