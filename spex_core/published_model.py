@@ -65,7 +65,7 @@ class TrueColorInput(SpectralInput):
         return super().forward(picture.to(reflectance.dtype))
 
 
-class PublishedSpex(SpexForLandCover):
+class PublishedSpex(SpexForLandCover):  # type: ignore[no-untyped-call]  # transformers' __init_subclass__
     """A converted checkpoint, asked with the ten bands: :meth:`predict` takes what that of other models takes."""
 
     def __init__(self, config: SpexConfig) -> None:

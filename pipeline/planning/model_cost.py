@@ -50,7 +50,7 @@ def model_cost(config: RunConfig, classes: int) -> ModelCost:
     """
     if not is_published(config.model):
         factor = (config.tiling.tile_px / _REFERENCE_PX) ** 2
-        return ModelCost(*(DEVICE_SECONDS_PER_TILE[kind] * factor for kind in ("cpu", "cuda")))
+        return ModelCost(DEVICE_SECONDS_PER_TILE["cpu"] * factor, DEVICE_SECONDS_PER_TILE["cuda"] * factor)
     return published_cost(read_configuration(resolve_checkpoint(config.model.checkpoint)), classes)
 
 
@@ -85,17 +85,17 @@ def published_cost(config: dict[str, Any], classes: int) -> ModelCost:
 def _vision_weights(config: dict[str, Any]) -> int:
     channels, depths = int(config.get("channels", 160)), tuple(config.get("depths", (5, 5, 22, 5)))
     ratio = float(config.get("mlp_ratio", 4.0))
-    blocks = sum(depth * _block_weights(channels * 2**level, ratio) for level, depth in enumerate(depths))
-    return round(blocks + sum(18 * (channels * 2**level) ** 2 for level in range(3)))
+    widths = [channels << level for level in range(len(depths))]
+    blocks = math.fsum(depth * _block_weights(width, ratio) for width, depth in zip(widths, depths, strict=True))
+    return round(blocks) + sum(18 * width * width for width in widths[:-1])
 
 
 def _vision_flop(config: dict[str, Any]) -> float:
     channels, depths = int(config.get("channels", 160)), tuple(config.get("depths", (5, 5, 22, 5)))
     ratio = float(config.get("mlp_ratio", 4.0))
-    cells = [(PUBLISHED_PX // (4 * 2**level)) ** 2 for level in range(len(depths))]
-    return sum(
-        2.0 * n * depth * _block_weights(channels * 2**level, ratio)
-        for level, (n, depth) in enumerate(zip(cells, depths, strict=True))
+    return math.fsum(
+        2.0 * (PUBLISHED_PX // (4 << level)) ** 2 * depth * _block_weights(channels << level, ratio)
+        for level, depth in enumerate(depths)
     )
 
 

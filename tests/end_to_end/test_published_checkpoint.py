@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ import pipeline
 from pipeline.engine.cluster import Cluster
 from pipeline.explain.kept_run import open_kept_run
 from pipeline.machine.progress import LogProgress
+from pipeline.outputs.publish import publish_run
 from pipeline.records.result import RunResult
 from pipeline.runs.ask import ask
 from pipeline.runs.preparation import prepare_run
 from pipeline.runs.region_texts import RegionTexts
+from pipeline.settings.published import check_published
 from pipeline.settings.run_file import RunConfig
+from spex_core.errors import CheckpointError
 from tests.conftest import tiny_config
 from tests.pipeline.commands.test_cli import spex
 from tests.pipeline.kept_runs import kept_run
@@ -42,14 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(folder: Path, archive: Path, output: Path, **settings: Any) -> RunConfig:
     model = {"checkpoint": str(folder / "ours"), **settings.pop("model", {})}
     tiling = TILING | settings.pop("tiling", {})
-    return tiny_config(
-        archive,
-        output,
-        model=model,
-        tiling=tiling,
-        legend=str(folder / "two.yaml"),
-        **({"start": "2026-07-01"} | settings),
-    )
+    settings = {"start": "2026-07-01", "legend": str(folder / "two.yaml")} | settings
+    return tiny_config(archive, output, model=model, tiling=tiling, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +98,6 @@ def test_sub_regions_are_told_of_in_its_words(folder: Path, tiny_archive: Path, 
     assert prepared.plan.run_id == run.plan.run_id  # no pixel hangs on the texts
     words = RegionTexts.of(prepared, run.store, LogProgress())
     assert words is not None
-    from pipeline.outputs.publish import publish_run
-
     publish_run(prepared, run.store, LogProgress(), None, seconds=1.0, words=words)
     assert words.problems == []
     (path,) = output.glob("spex-landcover/*/explanations.json")
@@ -147,11 +143,6 @@ def test_what_it_cannot_map_is_refused_before_anything_is_read(
 
 
 def test_a_language_model_without_room_is_refused(folder: Path, tiny_archive: Path, tmp_path: Path) -> None:
-    import shutil
-
-    from pipeline.settings.published import check_published
-    from spex_core.errors import CheckpointError
-
     shutil.copytree(folder / "ours", tmp_path / "ours")
     path = tmp_path / "ours" / "config.json"
     document = json.loads(path.read_text())
