@@ -96,6 +96,11 @@ class MaskingParts:
             logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
         return logits
 
+    def hard_masks(self, vision: VisionOutput, prompts: Tensor, size: torch.Size) -> Tensor:
+        """Masks as the published inference gives them, float32 ``[B, K, H, W]`` in 0..1: thresholded, then resized."""
+        low: Tensor = self.mask_decoder(vision.image_embedding, prompts, vision.detail)
+        return F.interpolate((low > 0).float(), size, mode="bilinear", align_corners=False)
+
     def class_scores(
         self,
         channels: Tensor,

@@ -42,7 +42,7 @@ NEW_TOKENS: dict[str, int] = {"brief": 48, "full": 160}
 """Longest generated answer, tokens."""
 
 
-def _shares(masks: Tensor) -> Tensor:
+def shares_of(masks: Tensor) -> Tensor:
     """Masks ``[B, K, H, W]`` in 0..1 as scores that sum to 1; a pixel that no mask claims is divided evenly."""
     claimed = masks.sum(dim=1, keepdim=True)
     return torch.where(claimed > 0, masks / claimed.clamp_min(1e-6), torch.full_like(masks, 1 / masks.shape[1]))
@@ -294,8 +294,8 @@ class SpexForLandCover(MaskingParts, PreTrainedModel):
             texts = [written[i : i + len(legend)] for i in range(0, len(written), len(legend))]
         prompts = self.condensation(states, answer_mask).unflatten(0, (len(tiles), len(legend)))
         if self.config.official_numerics:
-            masks = (self.mask_logits(vision, prompts, pixel_values.shape[-2:]) > 0).float()
-            return LandCoverPrediction(scores=_shares(masks), texts=texts, written=texts)
+            masks = self.hard_masks(vision, prompts, pixel_values.shape[-2:])
+            return LandCoverPrediction(scores=shares_of(masks), texts=texts, written=texts)
         scores = self.class_scores(pixel_values, wavelengths, samplings, vision, prompts)
         supported = texts
         if self.config.checked_answers:

@@ -22,13 +22,13 @@ from spex_core.errors import ModelInputError
 from spex_core.losses import published_dice_loss
 from spex_core.modeling import SpexForLandCover
 from spex_core.prompts import SYSTEM_PREFIX, USER_SUFFIX
+from spex_core.published import ANSWER_TOKENS
 
 IMAGE_ID = -200
 """Stands for the image in published token ids."""
 IGNORED = -100
 IMAGE_PLACE = "<image>"
 BCE_WEIGHT = 2.0
-ANSWER_TOKENS = 256
 
 
 @dataclass(frozen=True)

@@ -107,11 +107,13 @@ def run_config(
 def _look(config: RunConfig) -> None:
     """What can be told of a run without its libraries."""
     from pipeline.settings.model import check_device, check_model
+    from pipeline.settings.published import check_published
 
     if "/" in config.legend:  # else the name of a built-in one
         require(Path(config.legend), "legend")
     check_device(config.model, config.compute)
     check_model(config.model, config.source.bands)
+    check_published(config)
     require(config.region, "region file")
 
 

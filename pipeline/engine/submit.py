@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from pipeline.errors import ClusterError
 from pipeline.settings.cloud_model import check_cloud_mask
 from pipeline.settings.model import check_device, check_model
+from pipeline.settings.published import check_published
 from pipeline.settings.run_file import RunConfig
 
 LOST_CONTACT_S = 60.0
@@ -121,6 +122,7 @@ def last_document(log: str) -> str | None:
 def _check_model(config: RunConfig) -> None:
     if not _only_there(config.model.checkpoint):
         check_model(config.model, config.source.bands)
+        check_published(config)
     if not _only_there(config.composite.cloud_checkpoint):
         check_cloud_mask(config.composite, config.source.bands)
 

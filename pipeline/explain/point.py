@@ -21,6 +21,7 @@ from pipeline.predict.stitch import SCORE_SCALE
 from pipeline.records.grid import grid_window, region_mask
 from pipeline.records.windows import intersection, slices
 from pipeline.settings.model import INDEX_RULES
+from pipeline.settings.published import is_published
 from spex_core.legend import LegendClass
 
 FloatArray = npt.NDArray[np.float32]
@@ -45,7 +46,8 @@ class PointExplanation:
     other_score: float
     """Scores 0..1; their ratio is the odds of the one against the other."""
     calibrated: bool
-    """Scores of a network come through a temperature that was fitted to labels; those of index rules do not."""
+    """Scores of a network come through a temperature that was fitted to labels; those of index rules and of published
+    checkpoints do not."""
     recomputed: bool
     """The pixel was read and classified again, with the same class. Else what follows is not known."""
     same_scores: bool
@@ -119,7 +121,7 @@ def explain_point(run: KeptRun, lon: float, lat: float, classifier: Classifier |
         other=classes[order[0]] if order else None,
         score=float(scores[own]),
         other_score=float(scores[order[0]]) if order else 0.0,
-        calibrated=run.config.model.checkpoint != INDEX_RULES,
+        calibrated=run.config.model.checkpoint != INDEX_RULES and not is_published(run.config.model),
         recomputed=again is not None,
         same_scores=same,
         notes=tuple(notes),
@@ -139,7 +141,8 @@ def _measured(
     here = {name: float(value[0]) for name, value in indices_of(spectrum[:, None]).items()}
     typical, typical_other, where = _typical(run, pixel, again, base.own.code, base.other, base.region)
     both = typical is not None and typical_other is not None
-    attribution, asked_px = _attributed(again, pixel, model, own)
+    whole = is_published(run.config.model)  # its masks hang on what it says of a whole image
+    attribution, asked_px = _attributed(again, pixel, model, own, again.tile.window.height if whole else ASKED_PX)
     notes = [*base.notes, *(f"{problem}." for problem in again.problems)]
     return replace(
         base,
@@ -195,7 +198,9 @@ def _two_typical(
     )
 
 
-def _attributed(again: Recomputed, pixel: MappedPixel, model: Classifier, own: int) -> tuple[Attribution | None, int]:
+def _attributed(
+    again: Recomputed, pixel: MappedPixel, model: Classifier, own: int, piece_px: int
+) -> tuple[Attribution | None, int]:
     """The attribution on a piece of the tile around the pixel; on the whole tile where the piece has another class."""
     rows, columns = slices(again.tile.window, again.read_window)
     tile = fill_invalid(again.reflectance[:, rows, columns])
@@ -206,7 +211,7 @@ def _attributed(again: Recomputed, pixel: MappedPixel, model: Classifier, own: i
     def scorer(image: FloatArray) -> FloatArray:
         return tile_scores(model, [image])[0]
 
-    for side in (min(ASKED_PX, tile.shape[1]), tile.shape[1]):
+    for side in (min(piece_px, tile.shape[1]), tile.shape[1]):
         top, left = (asked_start(place, side, tile.shape[1]) for place in at)
         piece = np.ascontiguousarray(tile[:, top : top + side, left : left + side])
         inside = (at[0] - top, at[1] - left)

@@ -58,7 +58,7 @@ def _lines(found: PointExplanation) -> Iterator[str]:
             f"runner-up (scores {found.score:.2f} and {found.other_score:.2f})."
         )
     if not found.calibrated:
-        yield "Scores of index rules are not calibrated: read these odds as an order, not as chances."
+        yield "Scores of this model are not calibrated: read these odds as an order, not as chances."
     if found.attribution is not None:
         yield from _named(found.attribution, found.own.name, pixel_m)
     yield from _telling(found)

@@ -54,15 +54,15 @@ def load_speaker(config: RunConfig, depth: Depth) -> Speaker | str:
     """
     if config.model.checkpoint == INDEX_RULES:
         return f"{INDEX_RULES} has no words"
-    from spex_core import SpexForLandCover
+    from spex_core.published_model import load_sentinel2_model
 
     without_bars()
     folder = resolve_checkpoint(config.model.checkpoint)
-    model: Any = SpexForLandCover.from_pretrained(folder)
+    model: Any = load_sentinel2_model(folder)
     name = config.model.checkpoint
     if model.processor is None:
         return f"checkpoint {name} has no tokenizer"
-    if tuple(model.config.bands) != SENTINEL2_BANDS:
+    if tuple(model.processor.bands) != SENTINEL2_BANDS:
         return f"checkpoint {name} sees {' '.join(model.config.bands)}; texts are asked for with the ten bands"
     import torch
 

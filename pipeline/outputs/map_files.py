@@ -13,7 +13,6 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.errors import OutputError
 from pipeline.explain.files import write_explanations
 from pipeline.explain.sentences import RegionExplanation
-from pipeline.imagery.true_color import TRUE_COLOR_BANDS
 from pipeline.machine.atomic_files import discard, renew_json
 from pipeline.mapstore.journal import JournalState
 from pipeline.mapstore.layers import PICTURE, UNFAMILIAR
@@ -29,6 +28,7 @@ from pipeline.outputs.thumbnail import write_thumbnail
 from pipeline.outputs.unfamiliar import write_unfamiliar_cog
 from pipeline.predict.stitch import CONFIDENCE_NODATA
 from pipeline.records.plan import ZonePlan
+from spex_core.true_color import TRUE_COLOR_BANDS
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared

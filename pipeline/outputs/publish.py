@@ -39,6 +39,7 @@ from pipeline.outputs.report import Accuracy, ReportContext, map_picture, render
 from pipeline.outputs.view_page import page_files
 from pipeline.records.plan import ZonePlan
 from pipeline.settings.model import INDEX_RULES
+from pipeline.settings.published import is_published
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
@@ -193,6 +194,8 @@ def _write_catalog(
     )
     if config.model.checkpoint == INDEX_RULES:
         card = dataclasses.replace(card, architecture="Spectral index rules of the legend")
+    elif is_published(config.model):
+        card = dataclasses.replace(card, architecture=stac_model.PUBLISHED_ARCHITECTURE)
     scenes = {scene.id: scene for scene in plan.scenes}
     items = []
     for place in maps:

@@ -10,6 +10,7 @@ from pipeline.mapstore.journal import JournalState
 from pipeline.outputs.report import Accuracy
 from pipeline.records.plan import ZonePlan
 from pipeline.records.scene import Scene
+from pipeline.settings.published import is_published
 
 if TYPE_CHECKING:
     from pipeline.planning.prepare import Prepared
@@ -36,8 +37,9 @@ def lineage(prepared: Prepared, scenes: int) -> str:
     }
     return (
         f"{scenes} Sentinel-2 L2A scene{'' if scenes == 1 else 's'} of {config.start} to {config.end}, masked by "
-        f"{masks[config.composite.cloud_mask]} and {composited}; {model_name(prepared)} classified tiles of "
-        f"{config.tiling.tile_px} px that overlap by {config.tiling.overlap_px} px"
+        f"{masks[config.composite.cloud_mask]} and {composited}; {model_name(prepared)} classified "
+        f"{'true-colour ' if is_published(config.model) else ''}tiles of {config.tiling.tile_px} px that overlap by "
+        f"{config.tiling.overlap_px} px"
         + (", each date by itself, its log scores averaged over the dates" if fused else "")
         + ", merged by weights that sum to one."
     )

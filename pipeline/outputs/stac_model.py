@@ -21,6 +21,9 @@ from spex_core.bands import BANDS, SENTINEL2_BANDS
 from spex_core.legend import Legend
 
 MODELS_TITLE = "Models of the land-cover maps"
+PUBLISHED_ARCHITECTURE = (
+    "SPEX as published, on true colour of 512 px and attributes of all bands: InternImage, Qwen2, SAM mask decoder"
+)
 PAPER = "https://doi.org/10.1109/TGRS.2026.3670308"
 _EVER = ("2015-06-23T00:00:00Z", "2099-12-31T23:59:59Z")  # from the launch of Sentinel-2A on: when it applies
 

@@ -11,6 +11,7 @@ import shapely
 from pyproj import Transformer
 
 from pipeline.planning.footprints import footprint, scenes_per_window
+from pipeline.planning.model_cost import ModelCost, model_cost
 from pipeline.planning.rates import Rates, local_actors
 from pipeline.records.grid import INDEX_CELL_PX, SEEN_PX
 from pipeline.records.plan import MapPlan, ZonePlan
@@ -27,8 +28,6 @@ EQUAL_AREA_EPSG = 6933
 """WGS 84 / NSIDC EASE-Grid 2.0 Global (cylindrical equal-area): shares of area over any extent."""
 COMPRESSED_SHARE = 0.6
 """Bytes on the wire per decoded byte of a Sentinel-2 L2A deflate COG: typical, scenes vary from 0.4 to 0.8."""
-DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
-"""Per 256 px tile, one CPU core or one data-centre GPU: an order of magnitude, not a promise."""
 STORED_SHARE = 0.35
 """Bytes of the run's store per byte before compression; a simulated scene: 0.20, a real one is less smooth."""
 PUBLISHED_BYTES_PER_PIXEL = 2.2
@@ -42,7 +41,6 @@ NETWORK_HALO_M = 1280.0
 SEAM_PX = 2.0
 """A gap that is nowhere wider than this from a footprint is none."""
 METRES_PER_DEGREE = 111_000.0
-_REFERENCE_TILE_PX = 256
 _GAP_TOLERANCE = 1e-9
 
 
@@ -143,7 +141,8 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
 
     tiles = sum(len(block.tiles) for zone in plan.zones for block in zone.blocks)
     passes = sum(model_passes(zone, plan.scenes, config) for zone in plan.zones)
-    tile_factor = (config.tiling.tile_px / _REFERENCE_TILE_PX) ** 2
+    classes = len(Legend.from_yaml(config.legend))
+    cost = model_cost(config, classes)
     read = sum(_zone_bytes(zone, plan.scenes, config) for zone in plan.zones)
     images, questions = text_questions(config.model, len(region.subregions))
     gaps = [
@@ -173,10 +172,10 @@ def summarise(plan: MapPlan, region: Region, rates: Rates | None = None) -> Plan
         passes=passes,
         bytes_to_read=read,
         compressed_bytes_to_read=round(read * COMPRESSED_SHARE),
-        peak_memory_bytes=_peak_memory_bytes(plan, config),
-        disk_bytes=disk_use(plan, len(Legend.from_yaml(config.legend))).total_bytes,
-        cpu_core_seconds=passes * DEVICE_SECONDS_PER_TILE["cpu"] * tile_factor,
-        gpu_seconds=passes * DEVICE_SECONDS_PER_TILE["cuda"] * tile_factor,
+        peak_memory_bytes=_peak_memory_bytes(plan, config, cost),
+        disk_bytes=disk_use(plan, classes).total_bytes,
+        cpu_core_seconds=passes * cost.cpu_s,
+        gpu_seconds=passes * cost.gpu_s,
         actors=local_actors(config.compute),
         seconds=rates.seconds(mapped_pixels(plan)) if rates else None,
         text_images=images,
@@ -276,7 +275,7 @@ def _zone_bytes(zone: ZonePlan, scenes: Iterable[Scene], config: RunConfig) -> i
     return round(found)
 
 
-def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
+def _peak_memory_bytes(plan: MapPlan, config: RunConfig, cost: ModelCost) -> int:
     """Readers and actors at work on the largest block, plus the object store and the driver."""
     blocks = [block for zone in plan.zones for block in zone.blocks]
     actors = min(local_actors(config.compute), len(blocks))
@@ -286,7 +285,7 @@ def _peak_memory_bytes(plan: MapPlan, config: RunConfig) -> int:
     dates = max(plan.date_layers(zone) for zone in plan.zones)
     reader = WORKER_BYTES + pixels * 4 * len(BANDS) * (observations + 1 + dates)
     # Reflectance in, one channel set of scores out (about as many classes as bands), float32.
-    actor = WORKER_BYTES + pixels * 4 * len(BANDS) * 2
+    actor = WORKER_BYTES + pixels * 4 * len(BANDS) * 2 + cost.memory_bytes
     # Where the run file does not say: composite and pieces of what is in flight, with a tenth for the front.
     in_flight = 1.1 * actors * (1 + config.compute.prefetch) * pixels * 4 * len(BANDS) * (2 + dates)
     store = (config.compute.object_store_mb or max(DEFAULT_STORE_MB, round(in_flight / 2**20))) * 2**20

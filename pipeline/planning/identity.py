@@ -31,6 +31,7 @@ from pipeline.settings.model import (
     precision_for,
     tiles_per_forward,
 )
+from pipeline.settings.published import PUBLISHED_VERSION, is_published
 from pipeline.settings.run_file import CompositeConfig, RunConfig
 from pipeline.sources.file_identity import file_identity
 from spex_core.legend import Legend
@@ -87,6 +88,8 @@ def run_id(
         identity["fusion"] = FUSION_VERSION
     if network and (familiarity := familiarity_of(config)[0]) is not None:
         identity["unfamiliar"] = familiarity.fingerprint()
+    if network and is_published(config.model):
+        identity["published"] = PUBLISHED_VERSION
     if config.composite.reject_outliers:
         identity["outliers"] = OUTLIERS_VERSION
     text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)

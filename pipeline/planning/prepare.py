@@ -25,6 +25,7 @@ from pipeline.settings.model import (
     familiarity_of,
     with_own_legend,
 )
+from pipeline.settings.published import check_published
 from pipeline.settings.run_file import RunConfig
 from pipeline.sources.catalog import SceneSearch, find_scenes
 from spex_core.familiarity import Familiarity
@@ -77,6 +78,7 @@ def prepare(config: RunConfig, examine: Examine | None = None) -> Prepared:
     legend = Legend.from_yaml(config.legend)
     check_device(config.model, config.compute)
     check_model(config.model, config.source.bands)
+    check_published(config)
     check_legend(config.model, legend)
     check_cloud_mask(config.composite, config.source.bands)
     fingerprint = classifier_fingerprint(config.model, legend)

@@ -137,9 +137,9 @@ class SpexModel:
 
     def _load(self, folder: Path, kept: Path | None) -> None:
         """Loads the whole model, and keeps what the next one needs of it."""
-        from spex_core import SpexForLandCover
+        from spex_core.published_model import load_sentinel2_model
 
-        loaded: Any = SpexForLandCover.from_pretrained(folder)
+        loaded: Any = load_sentinel2_model(folder)
         self._model = loaded.to(self._device).eval()
         if self._half:
             self._keep_input_exact()
@@ -203,7 +203,7 @@ class SpexModel:
         plain: Callable[..., Any] = self._model.encode_image
         compiled: Callable[..., Any] = torch.compile(plain, backend=BACKEND, dynamic=False)
         batch = tiles_per_forward(self._config, "cuda" if self._device.type == "cuda" else "cpu")
-        full = (batch, len(self._model.config.bands), tile_px, tile_px)
+        full = (batch, len(SENTINEL2_BANDS), tile_px, tile_px)
 
         def encode_image(pixel_values: Tensor, *rest: Any) -> Any:
             return (compiled if tuple(pixel_values.shape) == full else plain)(pixel_values, *rest)

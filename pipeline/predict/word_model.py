@@ -105,14 +105,14 @@ class WordModel:
             raise BadInputError("a legend of one class leaves nothing to decide: give two or more")
         import torch
 
-        from spex_core import SpexForLandCover
+        from spex_core.published_model import load_sentinel2_model
 
         without_bars()
         self._torch, self._classes = torch, len(legend)
         self._phrases, self._alone = tuple(phrases), alone
         folder = resolve_checkpoint(config.checkpoint)
         self._fingerprint = checkpoint_fingerprint(folder)
-        loaded: Any = SpexForLandCover.from_pretrained(folder)
+        loaded: Any = load_sentinel2_model(folder)
         self._model = loaded.eval()
         self._legend = with_phrases(legend, self._phrases)
         self.arrays: Arrays = HostArrays()

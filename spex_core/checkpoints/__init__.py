@@ -11,6 +11,8 @@ from typing import Any
 
 from spex_core.bands import SENTINEL2_BANDS
 from spex_core.errors import CheckpointError
+from spex_core.published import PUBLISHED_BANDS
+from spex_core.true_color import TRUE_COLOR_BANDS
 
 BUILT_IN = Path(__file__).parent
 DEFAULT_CHECKPOINT = "spex-s2-tiny"
@@ -115,15 +117,28 @@ def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
     Raises:
         CheckpointError: Not a SPEX configuration, other bands, or no processor.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"checkpoint {folder} has no readable config.json: {error}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    config = read_configuration(folder)
+    kind = config.get("model_type")
     if kind != "spex":
         raise CheckpointError(
             f"checkpoint {folder} is of type {kind!r}, not 'spex'; published ones go through spex convert-checkpoint"
         )
+    if sees_true_color(folder):
+        if missing := [name for name in TRUE_COLOR_BANDS if name not in bands]:
+            raise CheckpointError(
+                f"checkpoint {folder} sees red, green and blue, but the run does not read {' '.join(missing)}; add "
+                "them to source.bands"
+            )
+    else:
+        _check_bands(folder, config, bands)
+    if not has_processor(folder):
+        raise CheckpointError(
+            f"checkpoint {folder} has no processor (tokenizer.json), so it cannot be asked; copy the tokenizer of the "
+            "model it was made from into it"
+        )
+
+
+def _check_bands(folder: Path, config: dict[str, Any], bands: Sequence[str]) -> None:
     own = config.get("bands", SENTINEL2_BANDS)  # what equals the default need not be written
     own = [str(name) for name in own] if isinstance(own, list | tuple) else [str(own)]
     some = set(bands) < set(own)
@@ -137,18 +152,32 @@ def check_checkpoint(folder: Path, bands: Sequence[str]) -> None:
             f"checkpoint {folder} takes {len(own)} bands ({' '.join(own[:16])}), but the run reads {len(bands)} "
             f"({' '.join(bands)}); give model.checkpoint one that was trained for these"
         )
-    if not has_processor(folder):
-        raise CheckpointError(
-            f"checkpoint {folder} has no processor (tokenizer.json), so it cannot be asked; copy the tokenizer of the "
-            "model it was made from into it"
-        )
 
 
-def adapted_codes(folder: Path) -> tuple[int, ...]:
-    """Codes of the one legend that a checkpoint answers; none: it answers any."""
+def read_configuration(folder: Path) -> dict[str, Any]:
+    """The ``config.json`` of a checkpoint; empty where it holds something else than fields.
+
+    Raises:
+        CheckpointError: There is none, or it cannot be read.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {folder} has no readable config.json: {error}") from error
-    codes = config.get("head_codes", ()) if isinstance(config, dict) else ()
+    return config if isinstance(config, dict) else {}
+
+
+def sees_true_color(folder: Path) -> bool:
+    """Whether a checkpoint is a published one: it sees red, green and blue.
+
+    Raises:
+        CheckpointError: It has no readable configuration.
+    """
+    config = read_configuration(folder)
+    return config.get("model_type") == "spex" and config.get("bands") == list(PUBLISHED_BANDS)
+
+
+def adapted_codes(folder: Path) -> tuple[int, ...]:
+    """Codes of the one legend that a checkpoint answers; none: it answers any."""
+    codes = read_configuration(folder).get("head_codes", ())
     return tuple(code for code in codes if isinstance(code, int)) if isinstance(codes, list) else ()

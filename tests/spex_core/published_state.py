@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from transformers.models.qwen2.configuration_qwen2 import Qwen2Config
 
 from spex_core.configuration import SpexConfig
+from spex_core.official import convert_checkpoint
+from spex_core.prompts import question_text
 from spex_core.tokenizer import build_tokenizer
 
 TOWER = "model.vision_tower."
@@ -178,3 +181,45 @@ def write_published(folder: Path, state: dict[str, Tensor], config: SpexConfig) 
     build_tokenizer(["Based on the provided image.", "0.123"] * 3, 300).save_pretrained(folder)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0], "repetition_penalty": 1.1}))
     return folder
+
+
+# --- a checkpoint that maps ---------------------------------------------------------------------------------------
+
+TWO_CLASSES = """
+name: two
+title: Plants and water
+nodata: 0
+classes:
+  - {code: 1, name: Vegetation, noun: vegetation, color: "#006400", prior: [[ndvi, 0.40, null]]}
+  - {code: 2, name: Water, noun: water, color: "#0064c8", prior: [[mndwi, -0.05, null], [ndvi, null, 0.05]]}
+"""
+
+
+def lively_state(config: SpexConfig, seed: int = 0) -> dict[str, Tensor]:
+    """Random weights whose masks and answers differ: scaled by their inputs, norms near one."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = published_shapes(config)
+    del shapes["lm_head.weight"]
+    found = {}
+    for name, shape in shapes.items():
+        noise = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            found[name] = 0.1 * noise + float(name.endswith(("weight", "weight1", "weight2")))
+        elif name.endswith(("embed_tokens.weight", "embed.weight", "_tokens.weight")) or "positional" in name:
+            found[name] = noise
+        else:
+            found[name] = 2 * noise / math.sqrt(math.prod(shape[1:]))
+    return found
+
+
+def converted(folder: Path, seed: int = 0) -> Path:
+    """A tiny checkpoint in the published format, converted; many of its words end an answer, so that it is short."""
+    config = tiny_published_config()
+    config.text.max_position_embeddings = 8192
+    source = write_published(folder / "published", lively_state(config, seed), config)
+    nouns = ("vegetation", "water", "tree", "built-up")
+    build_tokenizer([question_text(noun, (), ()) for noun in nouns] * 3, 300).save_pretrained(source)
+    ends = {"eos_token_id": [2, *range(3, 300, 6)], "repetition_penalty": 1.1}
+    (source / "generation_config.json").write_text(json.dumps(ends))
+    convert_checkpoint(source, folder / "ours")
+    return folder / "ours"

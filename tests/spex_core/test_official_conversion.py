@@ -17,6 +17,7 @@ from spex_core.official_layout import config_of, our_name
 from spex_core.official_procedure import freeze_as_published, prompt_ids, published_losses, published_mask
 from tests.spex_core.official_fixtures import FIXTURES, manifest, needs_fixtures
 from tests.spex_core.published_state import (
+    lively_state,
     published_shapes,
     random_state,
     tiny_published_config,
@@ -289,8 +290,10 @@ def test_a_converted_model_answers_a_legend_and_a_question(model: SpexForLandCov
     assert result.answer_states.shape[0] == max(len(result.token_ids) - 1, 1)
 
 
-def test_parity_mode_scores_are_the_published_masks_of_every_class(model: SpexForLandCover, legend: Legend) -> None:
+def test_parity_mode_scores_are_the_published_masks_of_every_class(tmp_path: Path, legend: Legend) -> None:
     """One pass over all classes equals the published procedure, one class at a time."""
+    convert_checkpoint(write_published(tmp_path / "published", lively_state(CONFIG), CONFIG), tmp_path / "ours")
+    model = SpexForLandCover.from_pretrained(tmp_path / "ours")
     official = SpexForLandCover(SpexConfig.from_dict(model.config.to_dict() | {"official_numerics": True})).eval()
     official.load_state_dict(model.state_dict())
     official.processor, official.decoding = model.processor, model.decoding
@@ -302,6 +305,7 @@ def test_parity_mode_scores_are_the_published_masks_of_every_class(model: SpexFo
         answers = [published_mask(official, tile, ids, max_new_tokens=48) for ids in prompts]
         assert texts == [official.processor.decode([t for t in a.token_ids if t not in (0, 2)]) for a in answers]
         masks = torch.stack([answer.mask for answer in answers])
+        assert ((masks > 0) & (masks < 1)).any(), "edges of masks that were thresholded before they were resized"
         claimed = masks.sum(0)
         expected = torch.where(claimed > 0, masks / claimed.clamp_min(1e-6), torch.tensor(1 / 9))
         torch.testing.assert_close(scores, expected, atol=1e-5, rtol=1e-4)

@@ -107,7 +107,7 @@ def test_checkpoints_for_the_bands_of_a_run_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"bands": ["red", "green", "blue"]}, "takes 3 bands .red green blue., but the run reads 10 .B02"),
+        ({"bands": ["red", "green", "nir"]}, "takes 3 bands .red green nir., but the run reads 10 .B02"),
         ({"bands": list(SENTINEL2_BANDS[::-1])}, "takes 10 bands .B12"),
         ({"bands": 7}, "takes 1 bands"),
         ({"tokenizer": False}, "no processor"),
@@ -143,7 +143,7 @@ def submitted(model: ModelConfig) -> RunConfig:
 
 
 def test_submit_refuses_before_it_looks_for_the_cluster(tmp_path: Path) -> None:
-    three = submitted(checkpoint(tmp_path, bands=["red", "green", "blue"]))
+    three = submitted(checkpoint(tmp_path, bands=["red", "green", "nir"]))
     with pytest.raises(CheckpointError, match="3 bands"):
         submit_run(three, tmp_path / "run.yaml", "http://127.0.0.1:9")
     with pytest.raises(CheckpointError, match="built in"):
