@@ -70,10 +70,6 @@ SPECTRA: tuple[str, ...] = (
 
 LESS_LEAD, AMOUNT_LEAD, POINT_LEAD = "ess than ", "bout ", "centred on "
 """What stands before an amount, however the sentence begins, and before a point."""
-NOUN_LEADS: tuple[str, ...] = ("There is no ", "image shows no ", "Nothing here is ", "egions of ", "belongs to ")
-"""What stands before the name of the class itself, and before nothing else."""
-NEIGHBOUR_LEADS: tuple[str, ...] = tuple(template.partition("{")[0] for template in NEIGHBOURS)
-"""What stands before a neighbour's name."""
 
 PARTS: tuple[tuple[float, str], ...] = ((0.05, "a small part"), (0.2, "a part"), (0.5, "a good part"), (0.9, "most"),
                                         (1.01, "almost all"))  # fmt: skip
@@ -130,6 +126,35 @@ def shape_word(aspect: float, fill: float) -> str:
 def point_text(point: tuple[float, float]) -> str:
     """x, y with one decimal."""
     return ", ".join(f"{value:.1f}" for value in point)
+
+
+def named(slot: str, name: str) -> dict[str, tuple[str, ...]]:
+    """What stands before the name of a class in sentences that claim something, and the name with what follows it.
+
+    Args:
+        slot: ``noun`` or ``neighbour``.
+        name: What fills it.
+    """
+    sentences = (*ABSENT, *AMOUNTS, *COUNTS, *SINGLE, *NEIGHBOURS)
+    found: dict[str, list[str]] = {}
+    for sentence in sentences:
+        before, there, after = sentence.partition(f"{{{slot}}}")
+        if there:
+            for _, count in COUNT_WORDS if "{count}" in before else [(0, "")]:
+                lead = before.replace("{count}", count).rpartition("}")[2]
+                found.setdefault(lead, []).append(name + after.partition("{")[0])
+    if "The " in found:
+        found["The "] += [s.removeprefix("The ").partition("{")[0] for s in OBJECTS["largest"] if s.startswith("The ")]
+    for lead in found:
+        found[lead] += ["regions of "] if lead.startswith("There are ") and not lead.endswith(" of ") else []
+    return {lead: tuple(dict.fromkeys(values)) for lead, values in found.items()}
+
+
+def openings(noun: str) -> tuple[str, ...]:
+    """How an answer about a class may begin: with a sentence that names it."""
+    firsts = [s.replace("{noun}", noun) for s in (*ABSENT, *AMOUNTS, *COUNTS, *SINGLE)]
+    begun = [first.partition("{")[0] for first in firsts]
+    return tuple(dict.fromkeys([*filter(None, begun), "About ", "Less than "]))
 
 
 def index_lead(label: str) -> str:

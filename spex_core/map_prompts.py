@@ -12,13 +12,13 @@ from __future__ import annotations
 from spex_core.answer_templates import (
     AMOUNT_LEAD,
     LESS_LEAD,
-    NEIGHBOUR_LEADS,
-    NOUN_LEADS,
     POINT_LEAD,
     amount_text,
     count_word,
     index_lead,
     index_value,
+    named,
+    openings,
     point_text,
     shape_word,
 )
@@ -67,14 +67,15 @@ def map_quotes(noun: str, facts: ClassFacts, records: int = MAP_RECORDS) -> Quot
     quoted: dict[str, tuple[str, ...]] = {
         lead: (amount.partition(lead)[2],) if lead in amount else () for lead in (AMOUNT_LEAD, LESS_LEAD)
     }
-    quoted[AMOUNT_LEAD] += (f"the {noun} regions:",)  # so one of the taught sentences begins
+    quoted[AMOUNT_LEAD] += ("the ",)  # so one of the taught sentences begins: "About the ..."
     quoted[POINT_LEAD] = tuple(dict.fromkeys(point_text(found.record.centroid) for found in facts.objects[:records]))
     for name, label in INDEX_LABELS.items():
         known = name in EVIDENCE_INDICES and name in facts.indices
         quoted[index_lead(label)] = (index_value(facts.indices[name]),) if known else ()
     beside = _beside(facts)
-    quoted |= dict.fromkeys(NEIGHBOUR_LEADS, () if beside is None else (f"{beside} regions",))
-    return Quotes(quoted | dict.fromkeys(NOUN_LEADS, (noun,)))
+    neighbours = named("neighbour", beside or "")
+    quoted |= named("noun", noun) | (neighbours if beside else dict.fromkeys(neighbours, ()))
+    return Quotes(quoted, openings(noun))
 
 
 def _beside(facts: ClassFacts) -> str | None:

@@ -27,6 +27,8 @@ class Quotes:
     """
 
     leads: Mapping[str, tuple[str, ...]]
+    openings: tuple[str, ...] = ()
+    """A text begins with one of these, or if there are none, anyhow."""
 
     def allows(self, text: bytes, *, known: int = 0, ended: bool = False) -> bool:
         """Whether a text keeps to the rule as far as it goes.
@@ -36,7 +38,7 @@ class Quotes:
             known: So many bytes of it are known to.
             ended: Nothing comes after it.
         """
-        begun: dict[int, tuple[bytes, ...]] = {}
+        begun: dict[int, tuple[bytes, ...]] = {0: self._openings} if self._openings else {}
         first = max(0, known - self._reach)  # what is whole before this cannot become wrong
         for lead, values in self._leads:  # the longest comes last and stays
             at = text.find(lead, max(0, first - len(lead)))
@@ -49,6 +51,10 @@ class Quotes:
     def _reach(self) -> int:
         """Bytes of the longest value, and of what may still make another one of it."""
         return max((len(value.encode()) for values in self.leads.values() for value in values), default=0) + 2
+
+    @cached_property
+    def _openings(self) -> tuple[bytes, ...]:
+        return tuple(opening.encode() for opening in self.openings)
 
     @cached_property
     def _leads(self) -> tuple[tuple[bytes, tuple[bytes, ...]], ...]:

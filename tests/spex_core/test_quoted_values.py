@@ -86,7 +86,25 @@ def processor() -> SpexProcessor:
     return SpexProcessor.from_pretrained(resolve_checkpoint("spex-s2-tiny"))
 
 
-@pytest.mark.parametrize("seed", range(6))
+def test_an_answer_begins_with_the_name_that_was_asked_about() -> None:
+    facts, _ = facts_of(4)
+    quotes = map_quotes("oil palm", facts)
+    for said in (
+        "The oil palm regions cover ab",
+        "There is no oil palm in",
+        "About",
+        "Regions of oil palm are ab",
+        "Th",
+    ):
+        assert quotes.allows(said.encode())
+    for said in ("The largest is", "The tree regions", "Nothing here is bare", "They mostly", "Regions of oil palms"):
+        assert not quotes.allows(said.encode())
+    begun = "The oil palm regions make up a part of this image, the largest at center. "
+    assert quotes.allows((begun + "The largest of them lies at center and is").encode())
+    assert not quotes.allows((begun + "The largesttle").encode())
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_whatever_a_model_prefers_numbers_are_quoted(processor: SpexProcessor, seed: int) -> None:
     facts, rng = facts_of(seed)
     tokenizer, pieces = processor.tokenizer, processor.token_bytes()

@@ -20,7 +20,7 @@ from pipeline.explain.region_words import (
 from pipeline.explain.statistics import ZoneLayers, map_statistics
 from pipeline.explain.view_facts import MeasuredView, measure_view
 from pipeline.explain.views import WHOLE_PX, View, choose_views
-from pipeline.records.grid import INDEX_CELL_PX, grid_window, unproject, window_bounds
+from pipeline.records.grid import INDEX_CELL_PX, grid_window, project, unproject, window_bounds
 from pipeline.records.plan import Window, ZoneGrid
 from pipeline.records.windows import slices
 from pipeline.runs.region_texts import kept_words
@@ -180,3 +180,23 @@ def test_a_damaged_line_of_what_was_kept_costs_that_line_alone(tmp_path: Path, l
     path = tmp_path / "words.jsonl"
     path.write_text(f'{line}\n{{"key": "b", "words": []}}\n', encoding="utf-8")
     assert set(kept_words(path)) == {"b"}
+
+
+def test_a_region_in_two_zones_is_seen_in_the_one_that_holds_more_of_it() -> None:
+    region = shapely.box(11.985, 46.0, 12.008, 46.008)
+    parts = {32632: shapely.box(11.985, 46.0, 12.0, 46.008), 32633: shapely.box(12.0, 46.0, 12.008, 46.008)}
+    zones = []
+    for epsg, part in parts.items():
+        west, _, _, north = project(part, epsg).bounds
+        grid = ZoneGrid(epsg, west // 10 * 10.0, north // 10 * 10.0 + 10, 10.0, 128, 160)
+        codes = np.full((128, 160), 10 if epsg == 32632 else 80, np.uint8)
+        zones.append(ZoneLayers(grid, (grid_window(grid),), Layers(codes), part))  # type: ignore[arg-type]
+    statistics = map_statistics("m", [], zones, LEGEND).overall
+    assert statistics.epsgs == (32632, 32633)
+    pixels = lambda view: np.full((10, *[view.window.height // view.factor] * 2), 0.1, np.float32)  # noqa: E731
+    speaker = Says({"tree": "The tree regions cover about 100 percent of this image."})
+    asked = questions_of(statistics, region, zones, LEGEND, "full", speaker, pixels)
+    (seen,) = asked.views
+    assert (seen.view.place, seen.view.epsg) == ("part", 32632)
+    (words,) = words_of([asked], LEGEND, speaker)
+    assert words.lines == (("of its larger part, in one UTM zone", speaker.said["tree"]),)
