@@ -19,9 +19,9 @@ DEVICE_SECONDS_PER_TILE = {"cpu": 0.4, "cuda": 0.01}
 """Per 256 px image of a small model: one CPU core or one data-centre GPU."""
 QUESTION_TOKENS = 500
 """Of a question with some attribute records; with all ten it has about 1,000."""
-FLOPS = {"cpu": 4e10, "cuda": 1e14}
+FLOPS = {"cpu": 6e10, "cuda": 1e14}
 """Arithmetic per second: one core in float32, measured; a data-centre GPU in bfloat16, estimated."""
-WEIGHT_BYTES_PER_S = {"cpu": 8e9, "cuda": 5e11}
+WEIGHT_BYTES_PER_S = {"cpu": 5e9, "cuda": 5e11}
 """How fast weights are read: each token of the answers reads all of the language model's. One core, measured; a
 data-centre GPU, estimated with its launches."""
 _FLOAT32 = 4

@@ -71,7 +71,7 @@ def test_one_actor_and_two_give_the_same_bytes(
     assert (one.tiles, one.blocks) == (4, 4)
     assert digest(one) == digest(two)
     with rasterio.open(one.outputs["landcover"][0]) as file:
-        assert set(np.unique(file.read(1))) == {0, 1, 2}
+        assert set(np.unique(file.read(1))) == {1, 2}
 
 
 def test_a_map_asked_for_its_own_classes_answers_with_itself(output: Path, tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ def test_a_model_for_three_bands_is_refused_before_any_scene_is_looked_for(
 ) -> None:
     model = tmp_path / "rgb"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"model_type": "spex", "bands": ["red", "green", "blue"]}))
+    (model / "config.json").write_text(json.dumps({"model_type": "spex", "bands": ["red", "green", "nir"]}))
     # Neither the region nor the catalog is there: the model is what is looked at first.
     assert spex(command, str(run_file(tmp_path, model={"checkpoint": "./rgb"}))) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "INFO" not in line]
     assert len(errors) == 1
-    assert "takes 3 bands (red green blue), but the run reads 10" in errors[0]
+    assert "takes 3 bands (red green nir), but the run reads 10" in errors[0]
 
 
 @pytest.mark.parametrize(
