@@ -4,6 +4,9 @@ torch takes two CPU seconds and a hundred megabytes to be there, Ray another sec
 every process. torch works outside the interpreter's lock, so threads lose nothing by it. A block that kills its process
 takes those along that run beside it; they are tried again, and from the first death on every seat has a process of its
 own, so that no block is ever given up for what another one does.
+
+The threads of a process take its calls in the order of asking, whoever's seat they were sent to: a second call of one
+seat may be worked on beside the first.
 """
 
 from __future__ import annotations

@@ -38,9 +38,6 @@ from pipeline.records.grid import region_mask, transform
 from pipeline.records.plan import Block, Window, ZoneGrid, ZonePlan
 from spex_core.legend import Legend
 
-NUMBERS = 256
-"""Values of a byte."""
-
 
 @dataclass(frozen=True)
 class _Style:
@@ -210,7 +207,7 @@ def write_valid_count_cog(
         predictor=2,
         statistics=True,
     )
-    return _write(zone, Path(path), style, tags or {}, set(range(NUMBERS)))
+    return _write(zone, Path(path), style, tags or {}, set(range(256)))
 
 
 def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str, str] | None = None) -> Path:
@@ -227,7 +224,7 @@ def write_truecolor_cog(zone: ZoneStore, path: str | Path, *, tags: Mapping[str,
         resampling="average",
         predictor=2,
     )
-    return _write(zone, Path(path), style, tags or {}, set(range(NUMBERS)))
+    return _write(zone, Path(path), style, tags or {}, set(range(256)))
 
 
 def write_scores_cog(
@@ -358,9 +355,7 @@ def check_cog(path: str | Path, allowed: set[int], windows: Sequence[Window] | N
     """
     path = Path(path)
     validate_cog(path)
-    if len(allowed) == NUMBERS:
-        return  # there is no other value of a byte
-    for level, values in _values_by_level(path, windows):
+    for level, values in _values_by_level(path, windows) if len(allowed) < 256 else ():  # there are no others
         strange = sorted(values - allowed)
         if strange:
             where = "its pixels" if level == 0 else f"overview level {level}"

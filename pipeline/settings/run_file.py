@@ -225,7 +225,7 @@ class ComputeConfig(Section):
     threads_per_actor: int = Field(default=1, ge=1)
     readers: int | None = Field(default=None, ge=1)
     """Most blocks that are read at the same time; default: as many as actors. A run begins with one, and adds one
-    whenever an actor has had to wait for a block."""
+    whenever an actor has had to wait for another block."""
     prefetch: int = Field(default=2, ge=0, le=64)
     """Blocks read ahead per actor (back-pressure: no more are in flight)."""
     attempts: int = Field(default=3, ge=1, le=20)

@@ -92,11 +92,11 @@ class Ground:
     store: RunStore
     cluster: Cluster
 
-    def run(self, actor: Any = None, io: Any = None) -> EngineReport:
+    def run(self, actor: Any = None, io: Any = None, seats: int = 1) -> EngineReport:
         with self.store.journal_writer() as journal:
             p = self.prepared
             size = (self.cluster.crew, self.cluster.readers)
-            classes = {"actor_class": actor or BlockClassifier, "io_class": io or IoWorker}
+            classes: Any = {"seats": seats, "actor_class": actor or BlockClassifier, "io_class": io or IoWorker}
             executor = RayExecutor(p.plan, p.config, p.legend, zone_contexts(p, self.store), size[1], **classes)
             return Engine(p.plan, p.config, p.legend, *size, executor, journal, LogProgress(), frozenset()).run()
 
@@ -146,6 +146,25 @@ def test_a_block_that_kills_its_actor_is_given_up_and_the_others_are_not(ground:
     assert state.failed[32632, POISON].attempts == 2
     assert all(state.finished[32632, index].incomplete for index in neighbours)
     assert f"block {POISON}" in state.finished[32632, neighbours[0]].problems[0]
+
+
+@pytest.mark.long
+def test_a_block_that_kills_its_process_costs_no_block_beside_it(ground: Ground, expected: Any) -> None:
+    ground.cluster = Cluster(CrewSize(2, 2), 1, False, "test")
+    report = ground.run(actor=PoisonedClassifier, seats=2)
+    assert [failure.key for failure in report.failed] == [(0, POISON)]
+    assert report.finished == 3
+    landcover = ground.landcover()
+    mapped = landcover != 0
+    assert np.array_equal(landcover[mapped], expected[mapped])
+    assert np.mean(mapped[~ground.hole()]) > 0.95
+
+
+def test_actors_that_share_a_process_make_the_same_map(ground: Ground, expected: Any) -> None:
+    ground.cluster = Cluster(CrewSize(2, 2), 1, False, "test")
+    report = ground.run(seats=2)
+    assert (report.finished, report.failed) == (4, [])
+    assert np.array_equal(ground.landcover(), expected)
 
 
 @pytest.mark.long
