@@ -115,18 +115,29 @@ def window_side(tile_px: int) -> tuple[int, int]:
     return side, min(HALO_PX, side // 4)
 
 
-def windows_of(pixels: Sequence[LabelledPixel], tile_px: int) -> Iterator[tuple[int, Window, list[int]]]:
+def windows_of(
+    pixels: Sequence[LabelledPixel], tile_px: int, origins: Sequence[tuple[int, int]] = ()
+) -> Iterator[tuple[int, Window, list[int]]]:
     """Zone, window and positions of the pixels whose surroundings it holds; zone by zone, row by row.
 
     Pixels that are near each other share a window, so what is read is bounded by the survey's extent and its number.
+
+    Args:
+        pixels: What is looked at.
+        tile_px: Of the run.
+        origins: Of each zone, where its lattice of tiles begins: the head must see pixels in the groups in which the
+            map shows them (docs/decisions/0055). Default: with the grid.
     """
     side, halo = window_side(tile_px)
     stride = side - 2 * halo
     cells: dict[tuple[int, int, int], list[int]] = {}
     for position, pixel in enumerate(pixels):
-        cells.setdefault((pixel.zone, pixel.row // stride, pixel.col // stride), []).append(position)
+        top, left = origins[pixel.zone] if origins else (0, 0)
+        cell = (pixel.zone, (pixel.row - top) // stride, (pixel.col - left) // stride)
+        cells.setdefault(cell, []).append(position)
     for (zone, row, col), positions in sorted(cells.items()):
-        yield zone, Window(row * stride - halo, col * stride - halo, side, side), positions
+        top, left = origins[zone] if origins else (0, 0)
+        yield zone, Window(top + row * stride - halo, left + col * stride - halo, side, side), positions
 
 
 def block_side(xy: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], pixel_m: float) -> float:

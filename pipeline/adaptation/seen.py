@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pipeline.adaptation.samples import LabelledPixel, domain_windows, windows_of
 from pipeline.imagery.composite import Composite, read_composite
 from pipeline.machine.progress import Progress
+from pipeline.planning.lattice import lattice_origin
 from pipeline.planning.prepare import Prepared
 from pipeline.predict.classifier import fill_invalid
 from pipeline.records.plan import Window
@@ -69,6 +70,8 @@ class Onlooker:
 
     def at(self, pixels: Sequence[LabelledPixel], progress: Progress, chips: list[Chip] | None = None) -> Seen:
         """Looks at labelled pixels; a list of chips gets the windows."""
+        tiling = self._prepared.config.tiling
+        origins = [lattice_origin(zone.grid, tiling) for zone in self._prepared.plan.zones]
         jobs = [
             (
                 zone,
@@ -77,7 +80,7 @@ class Onlooker:
                 [pixels[i].row - window.row for i in positions],
                 [pixels[i].col - window.col for i in positions],
             )
-            for zone, window, positions in windows_of(pixels, self._prepared.config.tiling.tile_px)
+            for zone, window, positions in windows_of(pixels, tiling.tile_px, origins)
         ]
         return self._look(jobs, "reading chips", progress, chips)
 

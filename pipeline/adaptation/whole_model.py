@@ -136,10 +136,12 @@ def _trained(given: Labelled, train: Labels, tensors: Any, folder: Path, progres
     head, _ = _head(given, train)
     weights, bias = tensors(head)
     torch.manual_seed(0)
-    model: Any = adapted_model(given.model, given.legend, weights, bias, given.words, 1.0).to(device)
+    model: Any = adapted_model(given.model, given.legend, weights, bias, given.words, 1.0)
+    model.to(device)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name.partition(".")[0] in LEARNING)
-    own, rest = [], []
+    own: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (own if name.startswith("legend_head.") else rest).append(parameter)

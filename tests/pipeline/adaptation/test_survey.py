@@ -156,8 +156,11 @@ def test_each_pixel_is_labelled_once_and_the_rest_is_counted() -> None:
     }
     windows = list(windows_of(pixels, 64))
     assert sorted(i for _, _, chosen in windows for i in chosen) == list(range(len(pixels)))
-    for _, window, chosen in windows:
-        assert all(16 <= pixels[i].row - window.row < 48 and 16 <= pixels[i].col - window.col < 48 for i in chosen)
+    for origin in ((0, 0), (-19, -5)):
+        for _, window, chosen in windows_of(pixels, 64, [origin]):
+            assert all(16 <= pixels[i].row - window.row < 48 and 16 <= pixels[i].col - window.col < 48 for i in chosen)
+            # The groups of pixels that the map's tiles lie on.
+            assert ((window.row + 16 - origin[0]) % 32, (window.col + 16 - origin[1]) % 32) == (0, 0)
 
 
 def test_blocks_are_as_large_as_classes_allow() -> None:

@@ -204,12 +204,14 @@ def _dense_map(zone: ZonePlan, tiling: TilingConfig, scores: dict[int, np.ndarra
     """
     size = (zone.grid.height, zone.grid.width)
     stride, halo, side = tiling.tile_px - tiling.overlap_px, tiling.overlap_px // 2, tiling.tile_px
-    counts = [-(-pixels // stride) for pixels in size]
+    # The grid of small_plans begins at 600 km east and 5100 km north, and tiles at multiples of 32 px from the origin.
+    before = [-510_000 % min(32, stride), 60_000 % min(32, stride)]
+    counts = [-(-(pixels + b) // stride) for pixels, b in zip(size, before, strict=True)]
     total, weight = 0.0, np.zeros(size)
     for tile, values in scores.items():
         axes, places = [], []
-        for i, n, pixels in zip(divmod(tile, counts[1]), counts, size, strict=True):
-            place = np.arange(pixels) - (i * stride - halo)
+        for i, n, pixels, b in zip(divmod(tile, counts[1]), counts, size, before, strict=True):
+            place = np.arange(pixels) + b - (i * stride - halo)
             inside = (place >= 0) & (place < side)
             first = np.ones(pixels) if i == 0 else _rise(place, tiling)
             last = np.ones(pixels) if i == n - 1 else _rise(side - 1 - place, tiling)
