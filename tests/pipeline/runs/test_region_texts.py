@@ -111,6 +111,7 @@ def test_what_was_said_before_an_interruption_is_not_asked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(region_texts, "BATCH_REGIONS", 1)
+    monkeypatch.setattr(region_texts, "cpu_count", lambda: 1)  # one thread: the first is asked first
     with pytest.raises(KeyboardInterrupt):
         spoken(tmp_path, monkeypatch, _Speaker({1: KeyboardInterrupt()}), WEST, EAST)
     again = _Speaker({})
