@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,14 +39,13 @@ from pipeline.machine.atomic_files import write_json
 from pipeline.machine.wheel_data import leave_out_foreign_data
 from pipeline.records.region_formats import digest
 from pipeline.run import plan, run
-from pipeline.runs.finished import is_listed, publishing
-from pipeline.settings.run_file import RunConfig
 from pipeline.settings.yaml_file import read_mapping
 from spex_core.errors import CheckpointError, LegendError, SpexError
-from spex_core.legend import Legend
-from workflows.earlier_folders import adopt, is_cleaned_island
 from workflows.lock import AlreadyRunningError, exclusive
 from workflows.period import ACCEPTED, Period, PeriodError, parse_period
+
+if TYPE_CHECKING:
+    from pipeline.settings.run_file import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +89,8 @@ def region_config(path: Path, period: Period, output: Path, address: str | None 
         raise ConfigError(f"region file {path} sets {', '.join(decided)}: the period decides that; remove it")
     # The name becomes a folder: from_dict checks it before the folder is made from it below.
     filled = {**data, "start": period.start, "end": period.end}
+    from pipeline.settings.run_file import RunConfig  # heavy: --help and a missing folder do without it
+
     config = RunConfig.from_dict(filled, path.parent.resolve(), str(path))
     updates: dict[str, Any] = {"output": output.resolve()}
     if address is not None:
@@ -137,6 +138,9 @@ def worst(codes: list[int]) -> int:
 
 
 def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
+    from pipeline.runs.finished import is_listed  # heavy, as in region_config
+    from workflows.earlier_folders import adopt, is_cleaned_island
+
     try:
         planned = plan(config)
     except NothingMappedError:
@@ -169,6 +173,9 @@ def _map_region(config: RunConfig, record: Path, dry_run: bool) -> Outcome:
 
 def _published_as(config: RunConfig) -> str:
     """sha256 of what changes the published files but no pixel: sub-regions, names, period, overviews, colours."""
+    from pipeline.runs.finished import publishing
+    from spex_core.legend import Legend
+
     settings = [
         config.regions.model_dump(mode="json", exclude_none=True),
         publishing(config.publish),
