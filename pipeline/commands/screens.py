@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -296,7 +297,8 @@ def _missing(result: RunResult, output: Path, console: Console) -> None:
 
 def _places(result: RunResult, console: Console) -> None:
     kinds = ("landcover", "report", "catalog")
-    _pairs(console, {kind: ", ".join(str(path) for path in result.outputs[kind]) for kind in kinds})
+    places = {kind: ", ".join(str(path) for path in result.outputs[kind]) for kind in kinds}
+    _pairs(console, {**places, "look at it": f"spex view {shlex.quote(str(result.outputs['catalog'][0].parent))}"})
 
 
 def _pairs(console: Console, rows: dict[str, str]) -> None:

@@ -202,9 +202,7 @@ def _sky(rng: np.random.Generator, size: int) -> list[_Layer]:
             kinds.append(str(rng.choice(["veil", "cumulus", "streaks"])))
     elif rng.random() < 0.4:
         kinds.append(str(rng.choice(["veil", "streaks"])))
-    if rng.random() < 0.25:
-        kinds.append("shreds")
-    kinds.sort(key=["shreds", "cumulus", "masses", "deck", "veil", "streaks"].index)
+    kinds.sort(key=["cumulus", "masses", "deck", "veil", "streaks"].index)
     return [_layer(rng, size, kind, sun, pixel_m) for kind in kinds]
 
 
@@ -222,9 +220,6 @@ def _layer(rng: np.random.Generator, size: int, kind: str, sun: tuple[float, flo
     elif kind == "veil":
         field = power_law_field(rng, size, rng.uniform(3.0, 4.2), rng.uniform(60, 500), rng.uniform(1, 3))
         cover, height_m, steepness = rng.uniform(0.15, 1), rng.uniform(3000, 11000), rng.uniform(0.05, 0.5)
-    elif kind == "shreds":  # of low cloud that forms or dissolves: thin, and of water
-        field = power_law_field(rng, size, rng.uniform(2.6, 3.8), rng.uniform(12, 200), rng.uniform(1, 2.5))
-        cover, height_m, steepness = rng.beta(1.2, 4), rng.uniform(200, 1500), rng.uniform(0.2, 1.2)
     else:  # streaks of ice
         field = power_law_field(rng, size, rng.uniform(2.8, 3.8), rng.uniform(40, 300), rng.uniform(4, 14))
         cover, height_m, steepness = rng.uniform(0.1, 0.7), rng.uniform(7000, 12000), rng.uniform(0.1, 0.9)
@@ -232,8 +227,6 @@ def _layer(rng: np.random.Generator, size: int, kind: str, sun: tuple[float, flo
     opacity = (1 - np.exp(-depth)).astype(np.float32)
     if kind in ("veil", "streaks"):
         opacity = np.minimum(opacity, np.float32(rng.uniform(0.12, 0.65)))
-    if kind == "shreds":
-        opacity = np.minimum(opacity, np.float32(rng.uniform(0.15, 0.6)))
     reach = min(height_m / np.tan(elevation) / pixel_m, 0.45 * size)
     shift = reach * float(np.cos(azimuth)), -reach * float(np.sin(azimuth))
     shade = np.roll(opacity, (round(shift[0]), round(shift[1])), (0, 1))
@@ -265,8 +258,6 @@ def _moved(field: FloatArray, shift_px: tuple[float, float], share: float) -> Fl
 def _tops(rng: np.random.Generator, kind: str, depth: FloatArray, sun: tuple[float, float]) -> FloatArray:
     """Reflectance of a layer: brighter where it is deep and faces the sun, grey where it does not."""
     ice = rng.uniform(0.6, 1) if kind in ("veil", "streaks") else rng.choice([0.0, 1.0, rng.uniform()])
-    if kind == "shreds":
-        ice = 0.0
     # Grains of a cloud are smaller than those of snow: at 2.2 µm it is no darker than at 1.6.
     absorbed = rng.uniform(0.12, 0.45) * np.array([1.0, rng.uniform(0.9, 1.4)])
     frozen = np.concatenate([_ICE_CLOUD, absorbed])

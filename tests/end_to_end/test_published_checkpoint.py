@@ -31,7 +31,7 @@ from tests.pipeline.kept_runs import kept_run
 from tests.spex_core.published_state import TWO_CLASSES, converted
 
 TILING = {"tile_px": 512, "overlap_px": 256, "block_px": 256, "resolution_m": 5.0}
-"""The tiny archive at half its pixel size: four blocks, and each has a tile."""
+"""The tiny archive at half its pixel size: four blocks, and each has a tile or two."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def config(folder: Path, archive: Path, output: Path, **settings: Any) -> RunCon
 
 @pytest.fixture(scope="module")
 def output(folder: Path, tiny_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A map of one tile, made in this process."""
+    """A map of two tiles, made in this process."""
     return kept_run(config(folder, tiny_archive, tmp_path_factory.mktemp("map"), tiling={"resolution_m": 10.0}))
 
 
@@ -68,7 +68,7 @@ def test_one_actor_and_two_give_the_same_bytes(
     one = pipeline.run(config(folder, tiny_archive, tmp_path / "one", compute={"actors": 1}))
     two = pipeline.run(config(folder, tiny_archive, tmp_path / "two", compute={"actors": 2}))
     assert one.exit_code == two.exit_code == 0
-    assert (one.tiles, one.blocks) == (4, 4)
+    assert (one.tiles, one.blocks) == (6, 4)
     assert digest(one) == digest(two)
     with rasterio.open(one.outputs["landcover"][0]) as file:
         assert set(np.unique(file.read(1))) == {1, 2}
@@ -79,7 +79,8 @@ def test_a_map_asked_for_its_own_classes_answers_with_itself(output: Path, tmp_p
     answer = ask(run, (), LogProgress(), output=tmp_path, words=run.legend)
     (path,) = output.glob("spex-landcover/*/landcover.tif")
     with rasterio.open(path) as mapped, rasterio.open(answer.outputs["mask"][0]) as mask:
-        assert np.array_equal(mapped.read(1), mask.read(1))
+        # Random weights leave both classes equal in places: where tiles overlap, the last bit of a mean decides.
+        assert (mapped.read(1) != mask.read(1)).mean() < 2e-4
     assert {one.verdict for one in answer.understood} == {"a class"}
 
 
