@@ -86,7 +86,7 @@ def rehearse(prepared: Prepared, store: RunStore) -> None:
                 (folder / "shape.tif").unlink()
             twin = folder / "output"
             _publish_twin(prepared, twin)
-            _check_places(output, twin)
+            _check_places(output, twin, f".rehearsal-{store.folder.name}")
 
 
 # --- looked up ----------------------------------------------------------------------------------------------------
@@ -216,8 +216,13 @@ def _small(zone: ZonePlan) -> ZonePlan:
     return ZonePlan(small, (Block(0, grid_window(small), grid_window(small), (), (0,)),), zone.scene_ids)
 
 
-def _check_places(output: Path, twin: Path) -> None:
+def _check_places(output: Path, twin: Path, name: str) -> None:
     """Every file that the twin's publishing wrote has a place in the true folder.
+
+    Args:
+        output: The true folder.
+        twin: Where the twin was published.
+        name: Of the file that is tried, of this run alone: others may try at the same time.
 
     Raises:
         OutputError: A folder cannot be written, or a folder stands where a file must go.
@@ -234,9 +239,9 @@ def _check_places(output: Path, twin: Path) -> None:
     for folder in sorted(folders):
         if not folder.is_dir():
             raise OutputError(f"{folder} is not a folder, and one of that name must be made; move it away")
-        with replacing(folder / ".rehearsal"):
+        with replacing(folder / name):
             pass
-        (folder / ".rehearsal").unlink()
+        (folder / name).unlink()
 
 
 @contextmanager

@@ -25,6 +25,7 @@ import shapely
 import pipeline
 from pipeline.errors import OutputError
 from pipeline.mapstore.store import RunStore, run_folder
+from pipeline.outputs import rehearsal
 from pipeline.outputs.publish import publish_run
 from pipeline.outputs.rehearsal import rehearsal_folder, rehearse
 from pipeline.planning.blocks import build_plan
@@ -110,6 +111,26 @@ def test_an_attempt_beside_published_maps_changes_none_of_them(
     rehearse(prepared, store)
     assert tree(tmp_path) == before
     assert not [warning for warning in recwarn if "catalog" in str(warning.message)]
+
+
+def test_runs_that_try_at_the_same_time_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run into the same folder tries all of its own between any two steps of one."""
+    prepared, store = planned(tmp_path, SMALL)
+    others = [planned(tmp_path, square_of(side)) for side in (64, 96, 128, 160)]
+    true = rehearsal.replacing
+
+    @contextmanager
+    def interrupted(path: Path) -> Iterator[Path]:
+        other = others.pop() if others else None
+        with true(path) as draft:
+            yield draft
+        if other is not None:
+            rehearse(*other)
+
+    monkeypatch.setattr(rehearsal, "replacing", interrupted)
+    rehearse(prepared, store)
+    assert not others
+    assert not list(tmp_path.rglob(".rehearsal*"))
 
 
 def test_a_map_of_40_960_px_a_side_is_tried_in_seconds(tmp_path: Path) -> None:
