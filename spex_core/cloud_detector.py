@@ -299,16 +299,20 @@ def _folded(network: CloudNetwork) -> dict[str, tuple[Tensor, Tensor]]:
     return found
 
 
-def _layers_of(network: CloudNetwork) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Convolutions with a normalisation behind them; to that of the stem, what channels are there is added before."""
-    parts: dict[str, tuple[nn.Module, nn.Module]] = {"stem": (network.stem, network.fine[0])}
-    layers = {
+def _activated(network: CloudNetwork) -> dict[str, Any]:
+    """Convolution, normalisation and activation by name, all but those of the stem."""
+    return {
         "fine": network.fine[2],
         **{name: getattr(network, name) for name in ("down_middle", "middle", "down_deep")},
         **{f"deep.{i}": layer for i, layer in enumerate(network.deep)},
         **{name: getattr(network, name) for name in ("merge_middle", "merge_fine")},
     }
-    parts |= {name: (layer[0], layer[1]) for name, layer in layers.items()}
+
+
+def _layers_of(network: CloudNetwork) -> dict[str, tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Convolutions with a normalisation behind them; to that of the stem, what channels are there is added before."""
+    parts: dict[str, tuple[nn.Module, nn.Module]] = {"stem": (network.stem, network.fine[0])}
+    parts |= {name: (layer[0], layer[1]) for name, layer in _activated(network).items()}
     found = {}
     for name, (convolution, normalisation) in parts.items():
         assert isinstance(convolution, nn.Conv2d)
@@ -343,13 +347,7 @@ def _presence(network: CloudNetwork) -> Tensor:
 @torch.no_grad()
 def _reach(network: CloudNetwork, examples: Iterable[Tensor]) -> dict[str, float]:
     """Step of the levels behind each convolution, from what a network's own activations reach."""
-    watched: dict[str, nn.Module] = {
-        "stem": network.fine[1],
-        "fine": network.fine[2],
-        **{name: getattr(network, name) for name in ("down_middle", "middle", "down_deep")},
-        **{f"deep.{i}": layer for i, layer in enumerate(network.deep)},
-        **{name: getattr(network, name) for name in ("merge_middle", "merge_fine")},
-    }
+    watched: dict[str, nn.Module] = {"stem": network.fine[1], **_activated(network)}
     before: dict[str, nn.Module] = {"up_middle": network.merge_middle, "up_fine": network.merge_fine}
     largest: dict[str, float] = {}
 
